@@ -1,0 +1,205 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/etcd/server/v3/embed"
+)
+
+const (
+	clusterToken = "etcd-rescue-sandbox"
+	// A single member never dials its peer URL, but the URL is part of the restored membership and must not change
+	// with the ports. Port 1 makes sure that nobody reaches a real etcd with it.
+	peerURL = "http://127.0.0.1:1"
+
+	// Ticks ten times faster than etcd's default: a member elects itself after one election timeout, which is most
+	// of the time that a start takes. With a single member there is nobody to lose an election to, so a machine
+	// that stalls for longer than the timeout costs nothing.
+	heartbeatMS = 10
+	electionMS  = 100
+)
+
+// serverConfig is all that a server has to know. It goes to the child as JSON.
+type serverConfig struct {
+	Name       string `json:"name"` // of the member, unlike any other
+	DataDir    string `json:"dataDir"`
+	Port       int    `json:"port"`
+	Server     string `json:"server,omitempty"`
+	TLS        *TLS   `json:"tls,omitempty"`
+	NoFsync    bool   `json:"noFsync,omitempty"`
+	QuotaBytes int64  `json:"quotaBytes,omitempty"`
+	Log        bool   `json:"log,omitempty"`
+}
+
+func (c serverConfig) endpoint() string { return clientURL(c.Port, c.TLS != nil) }
+
+// freePort finds a port below the range from which the system takes ports for outgoing connections, so that a
+// restarting server finds its port free.
+func freePort() (int, error) {
+	var err error
+	for range 100 {
+		port := 20000 + rand.IntN(12000)
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
+			return port, l.Close()
+		}
+	}
+	return 0, fmt.Errorf("no free port on 127.0.0.1: %w", err)
+}
+
+func waitListening(ctx context.Context, port int) error {
+	for {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), time.Second)
+		if err == nil {
+			return c.Close()
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return fmt.Errorf("etcd does not listen on port %d: %w", port, err)
+		}
+	}
+}
+
+// startEmbedded runs the etcd that is linked into this program and waits until it is ready.
+func startEmbedded(ctx context.Context, sc serverConfig, log io.Writer) (e *embed.Etcd, err error) {
+	// etcd panics on data that it cannot use.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("etcd panicked: %v", r)
+		}
+	}()
+	e, err = embed.StartEtcd(embedConfig(sc, log))
+	if err != nil {
+		if portTaken(err.Error()) || errors.Is(err, syscall.EADDRINUSE) {
+			err = fmt.Errorf("%w: %w", errPortTaken, err)
+		}
+		return nil, err
+	}
+	select {
+	case <-e.Server.ReadyNotify():
+		return e, nil
+	case err = <-e.Err():
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	e.Close()
+	return nil, fmt.Errorf("etcd did not become ready: %w", err)
+}
+
+func portTaken(text string) bool { return strings.Contains(text, "address already in use") }
+
+func embedConfig(sc serverConfig, log io.Writer) *embed.Config {
+	cfg := embed.NewConfig()
+	cfg.Name = sc.Name
+	cfg.Dir = sc.DataDir
+	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	peer, client := *mustURL(peerURL), *mustURL(sc.endpoint())
+	cfg.AdvertisePeerUrls = []url.URL{peer}
+	cfg.ListenClientUrls = []url.URL{client}
+	cfg.AdvertiseClientUrls = []url.URL{client}
+	cfg.InitialCluster = sc.Name + "=" + peerURL
+	cfg.InitialClusterToken = clusterToken
+	cfg.TickMs, cfg.ElectionMs = heartbeatMS, electionMS
+	cfg.UnsafeNoFsync = sc.NoFsync
+	cfg.QuotaBackendBytes = sc.QuotaBytes
+	cfg.EnableGRPCGateway = false
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newLogger(log))
+	if sc.TLS != nil {
+		cfg.ClientTLSInfo = transport.TLSInfo{
+			CertFile: sc.TLS.CertFile, KeyFile: sc.TLS.KeyFile, TrustedCAFile: sc.TLS.CAFile, ClientCertAuth: sc.TLS.ClientCertAuth,
+		}
+	}
+	return cfg
+}
+
+func newLogger(w io.Writer) *zap.Logger {
+	if w == nil {
+		return zap.NewNop()
+	}
+	enc := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
+	return zap.New(zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(w)), zapcore.InfoLevel))
+}
+
+// mustURL parses a URL that this package made.
+func mustURL(s string) *url.URL {
+	u, err := url.Parse(s)
+	if err != nil {
+		panic(err)
+	}
+	return u
+}
+
+// serverArgs are the flags of an etcd binary, of any release since 3.4, that say the same as embedConfig.
+func serverArgs(sc serverConfig) []string {
+	args := []string{
+		"--name=" + sc.Name,
+		"--data-dir=" + sc.DataDir,
+		"--listen-peer-urls=http://127.0.0.1:0",
+		"--initial-advertise-peer-urls=" + peerURL,
+		"--listen-client-urls=" + sc.endpoint(),
+		"--advertise-client-urls=" + sc.endpoint(),
+		"--initial-cluster=" + sc.Name + "=" + peerURL,
+		"--initial-cluster-token=" + clusterToken,
+		"--initial-cluster-state=new",
+		"--heartbeat-interval=" + strconv.Itoa(heartbeatMS),
+		"--election-timeout=" + strconv.Itoa(electionMS),
+	}
+	if sc.QuotaBytes != 0 {
+		args = append(args, "--quota-backend-bytes="+strconv.FormatInt(sc.QuotaBytes, 10))
+	}
+	if sc.NoFsync {
+		args = append(args, "--unsafe-no-fsync")
+	}
+	if t := sc.TLS; t != nil {
+		args = append(args, "--cert-file="+t.CertFile, "--key-file="+t.KeyFile)
+		if t.CAFile != "" {
+			args = append(args, "--trusted-ca-file="+t.CAFile)
+		}
+		if t.ClientCertAuth {
+			args = append(args, "--client-cert-auth")
+		}
+	}
+	return args
+}
+
+// inProcess runs the server in this process.
+type inProcess struct {
+	log  io.Writer
+	etcd *embed.Etcd
+}
+
+func (p *inProcess) serve(ctx context.Context, cfg serverConfig) (int, error) {
+	e, err := startEmbedded(ctx, cfg, p.log)
+	if err != nil {
+		return 0, err
+	}
+	p.etcd = e
+	return os.Getpid(), nil
+}
+
+// failure never receives anything: a server that fails here takes the read that waits for it down with it.
+func (p *inProcess) failure() <-chan error { return nil }
+
+func (p *inProcess) kill() error { return errors.New("the server runs in this process") }
+
+func (p *inProcess) stop() error {
+	if p.etcd != nil {
+		p.etcd.Close()
+		p.etcd = nil
+	}
+	return nil
+}
