@@ -1,0 +1,50 @@
+package filter
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Overrides are the --unsafe-… flags, each holding the very thing that it
+// allows.
+type Overrides struct {
+	// Namespaces whose objects may be deleted although Kubernetes itself
+	// lives there.
+	Namespaces []string `json:"namespaces,omitempty"`
+}
+
+// Block says why an object must not be deleted, and which flag would allow it.
+type Block struct {
+	Reason string // "kube-system holds Kubernetes itself"
+	Allow  string // "--unsafe-namespace kube-system", empty if nothing does
+}
+
+// systemNamespaces hold what the cluster itself runs on.
+func systemNamespaces() []string { return []string{"kube-system", "kube-public", "kube-node-lease"} }
+
+// Guard returns why o must not be deleted, nil if it may. Keys that no
+// override reaches: those outside the prefix, the API servers' own leases,
+// and the allocation bitmaps (k8s pkg/registry/core/rest/storage_core.go),
+// which API servers never make again with the same content.
+func (f *Filter) Guard(o Object, allowed Overrides) *Block {
+	key := string(o.KV.Key)
+	if !strings.HasPrefix(key, f.prefix) || key == f.prefix {
+		return &Block{Reason: fmt.Sprintf("key %q lies outside %s", key, f.prefix)}
+	}
+	if r := o.Key.Resource; r != nil && r.Internal {
+		return &Block{Reason: r.String() + " belong to the API servers alone"}
+	}
+	namespace := o.Key.Namespace
+	protected := systemNamespaces()
+	if r := o.Key.Resource; r != nil && r.String() == "namespaces" {
+		namespace, protected = o.Key.Name, append(protected, "default")
+	}
+	if !slices.Contains(protected, namespace) || slices.Contains(allowed.Namespaces, namespace) {
+		return nil
+	}
+	return &Block{
+		Reason: fmt.Sprintf("namespace %s holds what the cluster itself runs on", namespace),
+		Allow:  "--unsafe-namespace " + namespace,
+	}
+}

@@ -1,0 +1,150 @@
+package filter
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcd-rescue/etcd-rescue/codec"
+)
+
+// Getter reads single keys; every keyspace.Source has it.
+type Getter interface {
+	Get(ctx context.Context, key string) (*mvccpb.KeyValue, error)
+}
+
+// maxCached bounds how many owners are remembered. Beyond it the memory is
+// dropped and filled again: a flood with a million owners must not need a
+// million entries.
+const maxCached = 1 << 14
+
+// maxDepth bounds a chain of owners. Real ones have two or three links; a
+// circle of owner references, which the garbage collector allows to exist,
+// must end somewhere.
+const maxDepth = 16
+
+// Owners follows owner references upwards. It is safe for concurrent use.
+type Owners struct {
+	src     Getter
+	catalog *codec.Catalog
+	prefix  string
+	// learn teaches the catalog the custom kinds. It is called once, when
+	// the first unknown kind is met, because reading them costs something.
+	learn   func(context.Context) error
+	learned bool
+
+	mu    sync.Mutex
+	cache map[string]*Object // by key; nil = does not exist
+}
+
+// NewOwners reads owners from src. learn is called at most once, when a kind
+// is met that the catalog does not know; it adds the custom ones.
+func NewOwners(src Getter, catalog *codec.Catalog, prefix string, learn func(context.Context) error) *Owners {
+	return &Owners{src: src, catalog: catalog, prefix: prefix, learn: learn, cache: map[string]*Object{}}
+}
+
+// key returns where the owner that ref names would be stored, for an object
+// in the given namespace. ok is false for a kind that no resource is known
+// for.
+func (w *Owners) key(ctx context.Context, ref codec.Owner, namespace string) (key codec.Key, ok bool, err error) {
+	r, ok := w.catalog.ByKind(ref.Group(), ref.Kind)
+	if !ok {
+		if err := w.learnOnce(ctx); err != nil {
+			return codec.Key{}, false, err
+		}
+		if r, ok = w.catalog.ByKind(ref.Group(), ref.Kind); !ok {
+			return codec.Key{}, false, nil
+		}
+	}
+	if !r.Namespaced {
+		namespace = ""
+	}
+	return codec.Key{Resource: r, Namespace: namespace, Name: ref.Name}, true, nil
+}
+
+func (w *Owners) learnOnce(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.learned || w.learn == nil {
+		return nil
+	}
+	if err := w.learn(ctx); err != nil {
+		return fmt.Errorf("read the custom resource definitions: %w", err)
+	}
+	w.learned = true
+	return nil
+}
+
+// Find returns the owner that ref names if it exists with that UID, else nil.
+func (w *Owners) Find(ctx context.Context, ref codec.Owner, namespace string) (*Object, error) {
+	key, ok, err := w.key(ctx, ref, namespace)
+	if err != nil || !ok {
+		return nil, err
+	}
+	o, err := w.get(ctx, key)
+	if err != nil || o == nil {
+		return nil, err
+	}
+	if o.Head.Meta.UID != ref.UID {
+		return nil, nil
+	}
+	return o, nil
+}
+
+func (w *Owners) get(ctx context.Context, key codec.Key) (*Object, error) {
+	path := key.Path(w.prefix)
+	w.mu.Lock()
+	o, known := w.cache[path]
+	w.mu.Unlock()
+	if known {
+		return o, nil
+	}
+	kv, err := w.src.Get(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("read owner %s: %w", path, err)
+	}
+	if kv != nil {
+		o = &Object{KV: kv, Key: key, Head: codec.DecodeHead(kv.Value), Size: int64(len(kv.Value))}
+		kv.Value = nil // only the metadata is remembered
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.cache) >= maxCached {
+		clear(w.cache)
+	}
+	w.cache[path] = o
+	return o, nil
+}
+
+// OwnedBy reports whether want is an owner of o, directly or through any
+// number of owners that still exist in o's namespace. The owner itself need
+// not exist any more.
+func (w *Owners) OwnedBy(ctx context.Context, o Object, want OwnerRef) (bool, error) {
+	return w.ownedBy(ctx, o, want, 0)
+}
+
+func (w *Owners) ownedBy(ctx context.Context, o Object, want OwnerRef, depth int) (bool, error) {
+	for _, ref := range o.Head.Meta.Owners {
+		if ref.Kind == want.Kind && ref.Group() == want.Group && ref.Name == want.Name {
+			return true, nil
+		}
+	}
+	if depth == maxDepth {
+		return false, nil
+	}
+	for _, ref := range o.Head.Meta.Owners {
+		parent, err := w.Find(ctx, ref, o.Key.Namespace)
+		if err != nil {
+			return false, err
+		}
+		if parent == nil {
+			continue
+		}
+		if owned, err := w.ownedBy(ctx, *parent, want, depth+1); owned || err != nil {
+			return owned, err
+		}
+	}
+	return false, nil
+}
