@@ -1,0 +1,222 @@
+package plan
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcd-rescue/etcd-rescue/codec"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+)
+
+// Request asks for a plan of deletes.
+type Request struct {
+	Source     keyspace.Source
+	Filter     *filter.Filter
+	Owners     *filter.Owners
+	Prefix     string
+	WithOwners bool // put the owners that would make the objects again before them
+	Overrides  filter.Overrides
+}
+
+// childrenOrder is the order of the selected objects; owners come before it.
+const childrenOrder = 0
+
+type builder struct {
+	Request
+	out    *Writer
+	sum    *Summary
+	refs   map[ownerID]int64
+	reason string
+}
+
+// ownerID tells owners apart; the UID because a name may be used again.
+type ownerID struct{ apiVersion, kind, namespace, name, uid string }
+
+// Deletes selects objects and adds a step for each to out; with a nil out it
+// only describes what the plan would be. An object that a guard blocks gets no
+// step; the caller refuses to go on when Summary.Blocked is not empty.
+func Deletes(ctx context.Context, req Request, out *Writer) (*Summary, error) {
+	b := &builder{Request: req, out: out, sum: newSummary(), refs: map[ownerID]int64{}}
+	b.reason = "selected by " + req.Filter.Selection().String()
+	for _, r := range req.Filter.Ranges() {
+		if err := req.Source.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error { return b.consider(ctx, kv) }); err != nil {
+			return nil, err
+		}
+	}
+	makers, err := b.makers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.sum.Makers = makers
+	children := b.sum.Steps
+	if req.WithOwners {
+		if err := b.addOwners(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if children > 0 {
+		b.sum.Stages = append(b.sum.Stages, StageInfo{What: b.childrenLabel(), Steps: children})
+	}
+	return b.sum, nil
+}
+
+func (b *builder) childrenLabel() string {
+	if r := b.Filter.Resource(); r != nil {
+		return r.String()
+	}
+	return "keys"
+}
+
+func (b *builder) consider(ctx context.Context, kv *mvccpb.KeyValue) error {
+	o := b.Filter.Inspect(kv)
+	d, err := b.Filter.Judge(ctx, o)
+	if err != nil {
+		return err
+	}
+	switch d {
+	case filter.Undecided:
+		b.sum.Undecided++
+		return nil
+	case filter.Drop:
+		return nil
+	}
+	if block := b.Filter.Guard(o, b.Overrides); block != nil {
+		b.sum.block(block)
+		return nil
+	}
+	b.sum.observe(o)
+	for _, ref := range o.Head.Meta.Owners {
+		if ref.Controller {
+			b.refs[ownerID{ref.APIVersion, ref.Kind, o.Key.Namespace, ref.Name, ref.UID}]++
+		}
+	}
+	return b.add(childrenOrder, b.childrenLabel(), step(o, Selected, b.reason), &b.sum.First)
+}
+
+// step makes the delete step of one object.
+func step(o filter.Object, role Role, reason string) Step {
+	s := Step{
+		Action: Delete, Key: string(o.KV.Key), ModRevision: o.KV.ModRevision, CreateRevision: o.KV.CreateRevision,
+		UID: o.Head.Meta.UID, Namespace: o.Key.Namespace, Name: o.Key.Name, Size: o.Size, Role: role, Reason: reason,
+	}
+	if o.Key.Resource != nil {
+		s.Resource = o.Key.Resource.Word()
+	}
+	if n := len(o.Head.Meta.Finalizers); n > 0 {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%d finalizers are not waited for", n))
+	}
+	return s
+}
+
+func (b *builder) add(order int, what string, s Step, first *[]Step) error {
+	if len(*first) < FirstSteps {
+		*first = append(*first, s)
+	}
+	if b.out == nil {
+		return nil
+	}
+	return b.out.Add(order, what, s)
+}
+
+// makers finds which owners of the selected objects still exist, and the
+// owners above those, the highest first.
+func (b *builder) makers(ctx context.Context) ([]LiveOwner, error) {
+	found := map[string]*LiveOwner{}
+	ids := slices.SortedFunc(maps.Keys(b.refs), func(x, y ownerID) int {
+		return cmp.Or(cmp.Compare(x.namespace, y.namespace), cmp.Compare(x.kind, y.kind), cmp.Compare(x.name, y.name), cmp.Compare(x.uid, y.uid))
+	})
+	for _, id := range ids {
+		ref := codec.Owner{APIVersion: id.apiVersion, Kind: id.kind, Name: id.name, UID: id.uid, Controller: true}
+		if _, err := b.climb(ctx, ref, id.namespace, b.refs[id], found, 0); err != nil {
+			return nil, err
+		}
+	}
+	makers := make([]LiveOwner, 0, len(found))
+	for _, o := range found {
+		makers = append(makers, *o)
+	}
+	slices.SortFunc(makers, func(x, y LiveOwner) int {
+		return cmp.Or(cmp.Compare(x.level, y.level), cmp.Compare(y.Makes, x.Makes), cmp.Compare(x.object.Name(), y.object.Name()))
+	})
+	return makers, nil
+}
+
+// maxOwnerDepth ends a circle of owner references.
+const maxOwnerDepth = 16
+
+// climb notes the owner that ref names, and its owners, if they exist. It
+// returns the owner's level: 0 has no owner above it.
+func (b *builder) climb(ctx context.Context, ref codec.Owner, namespace string, makes int64, found map[string]*LiveOwner, depth int) (int, error) {
+	o, err := b.Owners.Find(ctx, ref, namespace)
+	if err != nil || o == nil || depth > maxOwnerDepth {
+		return -1, err
+	}
+	level := 0
+	for _, up := range o.Head.Meta.Owners {
+		if !up.Controller {
+			continue
+		}
+		above, err := b.climb(ctx, up, o.Key.Namespace, makes, found, depth+1)
+		if err != nil {
+			return -1, err
+		}
+		level = max(level, above+1)
+	}
+	key := string(o.KV.Key)
+	if found[key] == nil {
+		found[key] = &LiveOwner{
+			Resource: o.Key.Resource.Word(), Namespace: o.Key.Namespace, Name: o.Key.Name,
+			Kubelet: o.Key.Resource.String() == "nodes", object: *o,
+		}
+	}
+	found[key].level = max(found[key].level, level)
+	found[key].Makes += makes
+	return level, nil
+}
+
+// addOwners puts the owners before what they make, the highest first. Owners
+// that the selection holds already keep their place in it.
+func (b *builder) addOwners(ctx context.Context) error {
+	var first []Step
+	levels := map[int]*StageInfo{}
+	for i := range b.sum.Makers {
+		m := &b.sum.Makers[i]
+		if m.Kubelet {
+			continue
+		}
+		d, err := b.Filter.Judge(ctx, m.object)
+		if err != nil {
+			return err
+		}
+		if m.Planned = true; d == filter.Keep {
+			continue
+		}
+		if block := b.Filter.Guard(m.object, b.Overrides); block != nil {
+			b.sum.block(block)
+			continue
+		}
+		b.sum.observe(m.object)
+		// Far below childrenOrder, one order for each level of owners.
+		order := childrenOrder - 2*maxOwnerDepth + m.level
+		s := step(m.object, Owner, fmt.Sprintf("owns %d of the selected objects and would make them again", m.Makes))
+		if err := b.add(order, "owners", s, &first); err != nil {
+			return err
+		}
+		if levels[m.level] == nil {
+			levels[m.level] = &StageInfo{What: "owners"}
+		}
+		levels[m.level].Steps++
+	}
+	for _, level := range slices.Sorted(maps.Keys(levels)) {
+		b.sum.Stages = append(b.sum.Stages, *levels[level])
+	}
+	b.sum.First = append(first, b.sum.First...)
+	b.sum.First = b.sum.First[:min(len(b.sum.First), FirstSteps)]
+	return nil
+}

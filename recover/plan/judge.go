@@ -1,0 +1,44 @@
+package plan
+
+import (
+	"context"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+)
+
+// Judge decides again on a step whose key changed since the plan was made:
+// by the same UID (or, where none can be read, the same life of the key) and
+// by the same selection. Controllers strip finalizers and mark pods all the
+// time; skipping those would never end an incident.
+type Judge struct {
+	Filter    *filter.Filter // made from the plan's header
+	Overrides filter.Overrides
+}
+
+// StillMeant reports whether the step may go on with the key's present bytes;
+// if not, why says why.
+func (j Judge) StillMeant(ctx context.Context, s Step, kv *mvccpb.KeyValue) (meant bool, why string, err error) {
+	o := j.Filter.Inspect(kv)
+	if s.UID != "" && o.Head.Meta.UID != s.UID {
+		return false, "it was deleted and made again meanwhile", nil
+	}
+	if s.UID == "" && kv.CreateRevision != s.CreateRevision {
+		return false, "the key was deleted and made again meanwhile", nil
+	}
+	if block := j.Filter.Guard(o, j.Overrides); block != nil {
+		return false, block.Reason, nil
+	}
+	if s.Role == Owner {
+		return true, "", nil
+	}
+	d, err := j.Filter.Judge(ctx, o)
+	if err != nil {
+		return false, "", err
+	}
+	if d != filter.Keep {
+		return false, "it changed and is not selected any more", nil
+	}
+	return true, "", nil
+}

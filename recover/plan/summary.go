@@ -1,0 +1,180 @@
+package plan
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+)
+
+// Tally counts objects by some property.
+type Tally map[string]int64
+
+// Share is one line of a Tally.
+type Share struct {
+	Name  string `json:"name"`
+	Count int64  `json:"count"`
+}
+
+// Sorted returns the shares, largest first, equal ones by name.
+func (t Tally) Sorted() []Share {
+	shares := make([]Share, 0, len(t))
+	for _, name := range slices.Sorted(maps.Keys(t)) {
+		shares = append(shares, Share{name, t[name]})
+	}
+	slices.SortStableFunc(shares, func(a, b Share) int { return cmp.Compare(b.Count, a.Count) })
+	return shares
+}
+
+// Aged is an object with its creation time.
+type Aged struct {
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+}
+
+// LiveOwner is a controller that still exists above selected objects and
+// would make them again.
+type LiveOwner struct {
+	Resource  string `json:"resource"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	// Makes counts the selected objects below it, directly or not.
+	Makes int64 `json:"makes"`
+	// Planned says that the plan deletes it first.
+	Planned bool `json:"planned"`
+	// Kubelet says that it is a Node: its kubelet makes static pods again,
+	// and it is never deleted as an owner.
+	Kubelet bool `json:"kubelet,omitempty"`
+
+	object filter.Object
+	level  int
+}
+
+// Object returns the owner as it was read.
+func (o LiveOwner) Object() filter.Object { return o.object }
+
+// Blocked counts objects that a guard does not let pass.
+type Blocked struct {
+	Reason string `json:"reason"`
+	Allow  string `json:"allow,omitempty"` // the flag that would allow it
+	Count  int64  `json:"count"`
+}
+
+// StageInfo describes one stage of the order of execution.
+type StageInfo struct {
+	What  string `json:"what"`
+	Steps int64  `json:"steps"`
+}
+
+// FirstSteps is how many steps a Summary shows by name.
+const FirstSteps = 10
+
+// Summary describes a plan for people and for JSON.
+type Summary struct {
+	Steps      int64 // objects to change
+	Bytes      int64 // of their values
+	Undecided  int64 // objects that a filter could not decide on
+	Resources  Tally
+	Namespaces Tally
+	Owners     Tally
+	Phases     Tally
+	Nodes      Tally
+	Finalizers Tally
+	Statuses   Tally // decode status of values that are not readable
+	Oldest     Aged
+	Newest     Aged
+	Makers     []LiveOwner // the highest first
+	Blocked    []Blocked
+	Stages     []StageInfo
+	First      []Step
+
+	// The rest is for puts.
+
+	Present    int64 // already there with identical bytes
+	Differing  int64 // there with other bytes; left alone
+	Leased     int64 // left out because they had a lease
+	Superseded int64 // a later entry of the same archive replaces them
+	Owned      int64 // steps whose objects have owners
+	// DifferingKeys names the first of Differing.
+	DifferingKeys []string
+}
+
+func newSummary() *Summary {
+	return &Summary{
+		Resources: Tally{}, Namespaces: Tally{}, Owners: Tally{}, Phases: Tally{},
+		Nodes: Tally{}, Finalizers: Tally{}, Statuses: Tally{},
+	}
+}
+
+// observe adds the properties of one object.
+func (s *Summary) observe(o filter.Object) {
+	s.Steps++
+	s.Bytes += o.Size
+	if r := o.Key.Resource; r != nil {
+		s.Resources[r.String()]++
+	}
+	if ns := o.Key.Namespace; ns != "" {
+		s.Namespaces[ns]++
+	}
+	if o.Head.Err != nil {
+		s.Statuses[string(o.Head.Status)]++
+		return
+	}
+	for _, ref := range o.Head.Meta.Owners {
+		if ref.Controller {
+			s.Owners[filter.OwnerRef{Group: ref.Group(), Kind: ref.Kind, Name: ref.Name}.String()]++
+		}
+	}
+	if o.Head.Phase != "" {
+		s.Phases[o.Head.Phase]++
+	}
+	if o.Head.Node != "" {
+		s.Nodes[o.Head.Node]++
+	}
+	for _, f := range o.Head.Meta.Finalizers {
+		s.Finalizers[f]++
+	}
+	s.age(o)
+}
+
+func (s *Summary) age(o filter.Object) {
+	created := o.Head.Meta.Created
+	if created.IsZero() {
+		return
+	}
+	if s.Oldest.Created.IsZero() || created.Before(s.Oldest.Created) {
+		s.Oldest = Aged{o.Name(), created}
+	}
+	if created.After(s.Newest.Created) {
+		s.Newest = Aged{o.Name(), created}
+	}
+}
+
+func (s *Summary) block(b *filter.Block) {
+	for i := range s.Blocked {
+		if s.Blocked[i].Reason == b.Reason {
+			s.Blocked[i].Count++
+			return
+		}
+	}
+	s.Blocked = append(s.Blocked, Blocked{Reason: b.Reason, Allow: b.Allow, Count: 1})
+}
+
+// Add counts one step of a saved plan.
+func (s *Summary) Add(st Step) {
+	s.Steps++
+	if st.Resource != "" {
+		s.Resources[st.Resource]++
+	}
+	if st.Namespace != "" {
+		s.Namespaces[st.Namespace]++
+	}
+	if n := len(s.Stages); n > 0 {
+		s.Stages[n-1].Steps++
+	}
+	if len(s.First) < FirstSteps {
+		s.First = append(s.First, st)
+	}
+}

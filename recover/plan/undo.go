@@ -1,0 +1,202 @@
+package plan
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcd-rescue/etcd-rescue/codec"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+	"github.com/etcd-rescue/etcd-rescue/snapshots"
+)
+
+// UndoRequest asks for a plan that puts back what archives hold.
+type UndoRequest struct {
+	Archives   []*snapshots.File // in the order of Header.Sources
+	Now        keyspace.Source   // the store that they are put back into
+	Catalog    *codec.Catalog
+	Prefix     string
+	WithLeased bool // put back objects that had a lease, under a new one
+}
+
+const (
+	// undoBatch is how many keys are compared with the store at a time.
+	undoBatch = 256
+	// maxDiffering is how many differing keys a Summary names.
+	maxDiffering = 20
+)
+
+type undoBuilder struct {
+	UndoRequest
+	out    *Writer
+	sum    *Summary
+	newest map[string]entryID // which entry of a key counts
+	batch  []undoEntry
+	stages map[int]*StageInfo
+}
+
+type entryID struct {
+	source int
+	at     snapshots.Position
+}
+
+type undoEntry struct {
+	entryID
+	stage int
+	kv    *mvccpb.KeyValue
+}
+
+// Undo adds a put for every archived object that is absent from the store, in
+// the archives' own order, which is owners first. The newest archive is undone
+// first, as one undoes a series of actions; where a key occurs twice, its
+// newest bytes count. Objects that are there with identical bytes need no
+// step; those with other bytes are left alone and counted.
+func Undo(ctx context.Context, req UndoRequest, out *Writer) (*Summary, error) {
+	b := &undoBuilder{UndoRequest: req, out: out, sum: newSummary(), newest: map[string]entryID{}, stages: map[int]*StageInfo{}}
+	order := b.newestFirst()
+	for _, source := range order {
+		if err := b.index(ctx, source); err != nil {
+			return nil, err
+		}
+	}
+	for rank, source := range order {
+		if err := b.addArchive(ctx, rank, source); err != nil {
+			return nil, err
+		}
+	}
+	var ranks []int
+	for rank := range b.stages {
+		ranks = append(ranks, rank)
+	}
+	slices.Sort(ranks)
+	for _, rank := range ranks {
+		b.sum.Stages = append(b.sum.Stages, *b.stages[rank])
+	}
+	return b.sum, nil
+}
+
+func (b *undoBuilder) newestFirst() []int {
+	order := make([]int, len(b.Archives))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(x, y int) int {
+		first, _ := b.Archives[x].Archive()
+		second, _ := b.Archives[y].Archive()
+		return cmp.Compare(second.Time.UnixNano(), first.Time.UnixNano())
+	})
+	return order
+}
+
+// index notes the last entry of every key; keys of newer archives stand
+// already.
+func (b *undoBuilder) index(ctx context.Context, source int) error {
+	return b.Archives[source].Entries(ctx, func(at snapshots.Position, kv *mvccpb.KeyValue) error {
+		if old, ok := b.newest[string(kv.Key)]; !ok || old.source == source {
+			b.newest[string(kv.Key)] = entryID{source, at}
+		}
+		return nil
+	})
+}
+
+// stagesOfOne is more stages than one archive has: a stage for each level of
+// owners and each pass.
+const stagesOfOne = 1 << 20
+
+func (b *undoBuilder) addArchive(ctx context.Context, rank, source int) error {
+	f := b.Archives[source]
+	err := f.Entries(ctx, func(at snapshots.Position, kv *mvccpb.KeyValue) error {
+		id := entryID{source, at}
+		if b.newest[string(kv.Key)] != id {
+			b.sum.Superseded++
+			return nil
+		}
+		b.batch = append(b.batch, undoEntry{id, rank*stagesOfOne + f.Stage(at), kv})
+		if len(b.batch) == undoBatch {
+			return b.flush(ctx)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return b.flush(ctx)
+}
+
+func (b *undoBuilder) flush(ctx context.Context) error {
+	keys := make([]string, 0, len(b.batch))
+	for _, e := range b.batch {
+		keys = append(keys, string(e.kv.Key))
+	}
+	slices.Sort(keys)
+	now, err := b.Now.GetAll(ctx, keys)
+	if err != nil {
+		return err
+	}
+	for _, e := range b.batch {
+		if err := b.consider(e, now[string(e.kv.Key)]); err != nil {
+			return err
+		}
+	}
+	b.batch = b.batch[:0]
+	return nil
+}
+
+func (b *undoBuilder) consider(e undoEntry, now *mvccpb.KeyValue) error {
+	switch {
+	case now != nil && bytes.Equal(now.Value, e.kv.Value):
+		b.sum.Present++
+		return nil
+	case now != nil:
+		b.sum.Differing++
+		if len(b.sum.DifferingKeys) < maxDiffering {
+			b.sum.DifferingKeys = append(b.sum.DifferingKeys, string(e.kv.Key))
+		}
+		return nil
+	}
+	f := b.Archives[e.source]
+	ttl := int64(0)
+	if e.kv.Lease != 0 {
+		ttl, _ = f.LeaseTTL(e.kv.Lease)
+		if !b.WithLeased || ttl == 0 {
+			b.sum.Leased++
+			return nil
+		}
+	}
+	return b.add(e, ttl)
+}
+
+func (b *undoBuilder) add(e undoEntry, ttl int64) error {
+	key, _ := b.Catalog.ParseKey(b.Prefix, string(e.kv.Key))
+	o := filter.Object{KV: e.kv, Key: key, Head: codec.DecodeHead(e.kv.Value), Size: int64(len(e.kv.Value))}
+	b.sum.observe(o)
+	if len(o.Head.Meta.Owners) > 0 {
+		b.sum.Owned++
+	}
+	s := step(o, Restored, fmt.Sprintf("archived at revision %d", e.kv.ModRevision))
+	s.Action, s.ModRevision, s.CreateRevision, s.Warnings = Put, 0, 0, nil
+	s.Source, s.Position, s.SourceModRevision = e.source, e.at.String(), e.kv.ModRevision
+	s.Lease, s.LeaseTTL = e.kv.Lease, ttl
+	what := "keys"
+	if key.Resource != nil {
+		what = key.Resource.String()
+	}
+	st := b.stages[e.stage]
+	if st == nil {
+		st = &StageInfo{What: what}
+		b.stages[e.stage] = st
+	}
+	st.Steps++
+	if len(b.sum.First) < FirstSteps {
+		b.sum.First = append(b.sum.First, s)
+	}
+	if b.out == nil {
+		return nil
+	}
+	return b.out.Add(e.stage, what, s)
+}
