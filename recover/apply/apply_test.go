@@ -1,0 +1,599 @@
+package apply_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-rescue/etcd-rescue/codec"
+	"github.com/etcd-rescue/etcd-rescue/recover/apply"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+	"github.com/etcd-rescue/etcd-rescue/recover/plan"
+	"github.com/etcd-rescue/etcd-rescue/snapshots"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == sandbox.ChildCommand {
+		os.Exit(sandbox.ServeChild(context.Background(), os.Stdin, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+const (
+	prefix     = "/registry/"
+	podsPrefix = "/registry/pods/ops-tools/"
+	jobKey     = "/registry/jobs/ops-tools/error-ret"
+	podCount   = 300
+)
+
+// store is a real etcd with the incident in it, made small.
+type store struct {
+	*clientv3.Client
+	t      *testing.T
+	before map[string]*mvccpb.KeyValue
+}
+
+func newStore(t *testing.T) *store {
+	t.Helper()
+	taken := map[string]bool{}
+	box, err := sandbox.Start(t.Context(), sandbox.Options{
+		Fixture: sandbox.Runaway30k, Mode: sandbox.InProcess, NoFsync: true,
+		Keep: func(key string) bool {
+			if !strings.HasPrefix(key, podsPrefix) {
+				return !strings.Contains(key, "leases/") && !strings.HasPrefix(key, "/registry/events/")
+			}
+			if len(taken) < podCount {
+				taken[key] = true
+			}
+			return taken[key]
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { box.Close() })
+	client, err := box.Client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	s := &store{Client: client, t: t}
+	s.before = s.all()
+	return s
+}
+
+// all reads every key there is.
+func (s *store) all() map[string]*mvccpb.KeyValue {
+	s.t.Helper()
+	src, err := keyspace.Pin(s.t.Context(), s.Client, prefix, 10*time.Second)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	all := map[string]*mvccpb.KeyValue{}
+	err = src.Scan(s.t.Context(), keyspace.Prefix("/"), false, func(kv *mvccpb.KeyValue) error {
+		all[string(kv.Key)] = kv
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return all
+}
+
+func (s *store) revision() int64 {
+	s.t.Helper()
+	resp, err := s.Get(s.t.Context(), prefix)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return resp.Header.Revision
+}
+
+func (s *store) filter(sel filter.Selection) (*filter.Filter, *filter.Owners, keyspace.Source) {
+	s.t.Helper()
+	catalog := codec.NewCatalog()
+	src, err := keyspace.Pin(s.t.Context(), s.Client, prefix, 10*time.Second)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	owners := filter.NewOwners(src, catalog, prefix, nil)
+	f, err := filter.New(sel, catalog, prefix, owners)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return f, owners, src
+}
+
+func selection() filter.Selection {
+	return filter.Selection{
+		Resource: "pods", Namespace: "ops-tools", Owner: &filter.OwnerRef{Group: "batch", Kind: "Job", Name: "error-ret"},
+	}
+}
+
+func selectionOf(names ...string) filter.Selection {
+	return filter.Selection{Resource: "pods", Namespace: "ops-tools", Names: names}
+}
+
+// plan makes a plan that deletes the pods, and their Job before them.
+func (s *store) plan() *plan.Plan {
+	s.t.Helper()
+	f, owners, src := s.filter(selection())
+	path := filepath.Join(s.t.TempDir(), "plan.jsonl")
+	w, err := plan.Create(path, plan.Header{Operation: "delete", Prefix: prefix})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	sum, err := plan.Deletes(s.t.Context(), plan.Request{Source: src, Filter: f, Owners: owners, Prefix: prefix, WithOwners: true}, w)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if sum.Steps != podCount+1 {
+		s.t.Fatalf("plan has %d steps, want %d", sum.Steps, podCount+1)
+	}
+	if err := w.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	p, err := plan.Open(s.t.Context(), path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { p.Close() })
+	return p
+}
+
+func (s *store) archive() *snapshots.Archive {
+	s.t.Helper()
+	a, err := snapshots.CreateArchive(filepath.Join(s.t.TempDir(), "archive.db"), snapshots.ArchiveInfo{Run: "test", Prefix: prefix, Time: time.Now()})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { a.Close() })
+	return a
+}
+
+func (s *store) run(a apply.Archive) apply.Run {
+	f, _, _ := s.filter(selection())
+	return apply.Run{
+		Store: s.Client, Archive: a, Judge: plan.Judge{Filter: f},
+		Options: apply.Options{Prefix: prefix, Backoff: func(context.Context, int) error { return nil }},
+	}
+}
+
+func (s *store) execute(r apply.Run, p *plan.Plan) *apply.Result {
+	s.t.Helper()
+	result, err := r.Plan(s.t.Context(), p)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return result
+}
+
+// archived reads an archive that is closed first.
+func (s *store) archived(a *snapshots.Archive) map[string]*mvccpb.KeyValue {
+	s.t.Helper()
+	if err := a.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	f, err := snapshots.Open(a.Path(), snapshots.Options{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer f.Close()
+	found := map[string]*mvccpb.KeyValue{}
+	err = f.Entries(s.t.Context(), func(_ snapshots.Position, kv *mvccpb.KeyValue) error {
+		found[string(kv.Key)] = kv
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return found
+}
+
+// mustHoldAll checks that archive and store together hold every object that
+// there was, with its bytes.
+func (s *store) mustHoldAll(a *snapshots.Archive) {
+	s.t.Helper()
+	kept, now := s.archived(a), s.all()
+	for key, kv := range s.before {
+		if got := now[key]; got != nil && bytes.Equal(got.Value, kv.Value) {
+			continue
+		}
+		if got := kept[key]; got == nil || !bytes.Equal(got.Value, kv.Value) {
+			s.t.Errorf("%s is lost: neither in etcd nor in the archive", key)
+		}
+	}
+}
+
+func wantCounts(t *testing.T, r *apply.Result, want map[apply.Outcome]int64) {
+	t.Helper()
+	for o, got := range r.Counts {
+		if got != want[apply.Outcome(o)] {
+			t.Errorf("outcome %d: %d steps, want %d (problems: %v)", o, got, want[apply.Outcome(o)], r.Problems[:min(3, len(r.Problems))])
+		}
+	}
+}
+
+// faulty is a store whose transactions fail on demand.
+type faulty struct {
+	*clientv3.Client
+	mu    sync.Mutex
+	calls int
+	// fault tells the error of the n-th transaction, and whether it is
+	// applied all the same.
+	fault func(n int) (err error, applied bool)
+}
+
+func (f *faulty) Txn(ctx context.Context) clientv3.Txn {
+	return &faultyTxn{f: f, inner: f.Client.Txn(ctx)}
+}
+
+type faultyTxn struct {
+	f     *faulty
+	inner clientv3.Txn
+}
+
+func (t *faultyTxn) If(cs ...clientv3.Cmp) clientv3.Txn   { t.inner = t.inner.If(cs...); return t }
+func (t *faultyTxn) Then(ops ...clientv3.Op) clientv3.Txn { t.inner = t.inner.Then(ops...); return t }
+func (t *faultyTxn) Else(ops ...clientv3.Op) clientv3.Txn { t.inner = t.inner.Else(ops...); return t }
+func (t *faultyTxn) Commit() (*clientv3.TxnResponse, error) {
+	t.f.mu.Lock()
+	t.f.calls++
+	err, applied := t.f.fault(t.f.calls)
+	t.f.mu.Unlock()
+	if err != nil && !applied {
+		return nil, err
+	}
+	resp, innerErr := t.inner.Commit()
+	if err != nil {
+		return nil, err
+	}
+	return resp, innerErr
+}
+
+func TestEveryChangeIsOneTransactionOnOneKey(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	p := s.plan()
+	from := s.revision()
+	watch := s.Watch(t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithRev(from+1))
+	result := s.execute(s.run(s.archive()), p)
+	wantCounts(t, result, map[apply.Outcome]int64{apply.Deleted: podCount + 1})
+	if got := s.revision() - from; got != podCount+1 {
+		t.Errorf("%d deletes took %d revisions", podCount+1, got)
+	}
+	seen := map[int64]string{}
+	for len(seen) < podCount+1 {
+		resp := <-watch
+		for _, e := range resp.Events {
+			if other, twice := seen[e.Kv.ModRevision]; twice {
+				t.Fatalf("revision %d changed %s and %s", e.Kv.ModRevision, other, e.Kv.Key)
+			}
+			seen[e.Kv.ModRevision] = string(e.Kv.Key)
+		}
+	}
+	if first := seen[from+1]; first != jobKey {
+		t.Errorf("the first to go was %s, want the owner %s", first, jobKey)
+	}
+	now := s.all()
+	for key := range s.before {
+		if gone := now[key] == nil; gone != (strings.HasPrefix(key, podsPrefix) || key == jobKey) {
+			t.Errorf("%s: gone %v", key, gone)
+		}
+	}
+}
+
+// failingArchive fails at the n-th Append and from then on.
+type failingArchive struct {
+	*snapshots.Archive
+	n, calls int
+}
+
+var errDisk = errors.New("no space left on device")
+
+func (a *failingArchive) Append(stage int, kvs []*mvccpb.KeyValue, ttl map[int64]int64) error {
+	if a.calls++; a.calls >= a.n {
+		return errDisk
+	}
+	return a.Archive.Append(stage, kvs, ttl)
+}
+
+func TestNothingIsDeletedThatIsNotArchived(t *testing.T) {
+	t.Parallel()
+	for n := 1; n <= 3; n++ {
+		t.Run(fmt.Sprintf("append %d fails", n), func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			a := s.archive()
+			result := s.execute(s.run(&failingArchive{Archive: a, n: n}), s.plan())
+			if !errors.Is(result.Stopped, apply.ErrArchive) || !errors.Is(result.Stopped, errDisk) {
+				t.Errorf("stopped by %v, want ErrArchive", result.Stopped)
+			}
+			s.mustHoldAll(a)
+			if n == 1 && len(s.all()) != len(s.before) {
+				t.Error("something was deleted although nothing was archived")
+			}
+		})
+	}
+}
+
+func TestAmbiguousAnswerIsResolvedByReading(t *testing.T) {
+	t.Parallel()
+	ambiguous := []error{context.DeadlineExceeded, rpctypes.ErrTimeout, rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrLeaderChanged, rpctypes.ErrStopped}
+	tests := []struct {
+		name    string
+		applied bool
+		errs    []error
+	}{
+		{"applied", true, ambiguous},
+		{"not applied", false, ambiguous},
+		{"refused before", false, []error{rpctypes.ErrTooManyRequests, rpctypes.ErrNoLeader}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			r := s.run(s.archive())
+			r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
+				if n%3 != 0 {
+					return nil, false
+				}
+				return tt.errs[n/3%len(tt.errs)], tt.applied
+			}}
+			result := s.execute(r, s.plan())
+			wantCounts(t, result, map[apply.Outcome]int64{apply.Deleted: podCount + 1})
+			for key := range s.all() {
+				if strings.HasPrefix(key, podsPrefix) {
+					t.Errorf("%s is still there", key)
+				}
+			}
+		})
+	}
+}
+
+func TestKeyThatChangedIsJudgedAgain(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name   string
+		strict bool
+		change func(value []byte) []byte
+		want   apply.Outcome
+	}{
+		{"same object, still selected", false, bytes.Clone, apply.Deleted},
+		{"same object, strict", true, bytes.Clone, apply.Skipped},
+		{"made again with another UID", false, otherUID, apply.Skipped},
+		{"owned by another Job now", false, func(v []byte) []byte {
+			return bytes.ReplaceAll(v, []byte("error-ret"), []byte("other-ret"))
+		}, apply.Skipped},
+		{"cannot be decoded any more", false, func([]byte) []byte { return []byte("rubbish") }, apply.Skipped},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			p := s.plan()
+			key := firstPod(s)
+			changed := tt.change(s.before[key].Value)
+			put, err := s.Put(t.Context(), key, string(changed))
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := s.archive()
+			r := s.run(a)
+			r.Strict = tt.strict
+			result := s.execute(r, p)
+			want := map[apply.Outcome]int64{apply.Deleted: podCount}
+			want[tt.want]++
+			wantCounts(t, result, want)
+			kv, kept := s.all()[key], s.archived(a)[key]
+			if tt.want == apply.Skipped {
+				if kv == nil || !bytes.Equal(kv.Value, changed) {
+					t.Errorf("the skipped key is %v", kv)
+				}
+				return
+			}
+			if kv != nil {
+				t.Error("the key is still there")
+			}
+			if kept == nil || kept.ModRevision != put.Header.Revision {
+				t.Error("the archive does not hold the last bytes of what was deleted")
+			}
+		})
+	}
+}
+
+// TestKeyThatChangesUnderTheTransaction changes a key between its archiving
+// and its delete, so that only the guard can notice.
+func TestKeyThatChangesUnderTheTransaction(t *testing.T) {
+	t.Parallel()
+	for _, recreated := range []bool{false, true} {
+		t.Run(fmt.Sprintf("recreated %v", recreated), func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			p := s.plan()
+			key := firstPod(s)
+			value := s.before[key].Value
+			if recreated {
+				value = otherUID(value)
+			}
+			a := s.archive()
+			r := s.run(&changeAfter{Archive: a, n: 2, change: func() {
+				if _, err := s.Put(t.Context(), key, string(value)); err != nil {
+					t.Error(err)
+				}
+			}})
+			result := s.execute(r, p)
+			want := map[apply.Outcome]int64{apply.Deleted: podCount + 1}
+			if recreated {
+				want = map[apply.Outcome]int64{apply.Deleted: podCount, apply.Skipped: 1}
+			}
+			wantCounts(t, result, want)
+			if there := s.all()[key] != nil; there != recreated {
+				t.Errorf("the key is there: %v, want %v", there, recreated)
+			}
+			s.mustHoldAll(a)
+		})
+	}
+}
+
+// changeAfter calls change right after the n-th batch is archived.
+type changeAfter struct {
+	*snapshots.Archive
+	n, calls int
+	change   func()
+}
+
+func (a *changeAfter) Append(stage int, kvs []*mvccpb.KeyValue, ttl map[int64]int64) error {
+	err := a.Archive.Append(stage, kvs, ttl)
+	if a.calls++; a.calls == a.n {
+		a.change()
+	}
+	return err
+}
+
+func firstPod(s *store) string {
+	first := ""
+	for key := range s.before {
+		if strings.HasPrefix(key, podsPrefix) && (first == "" || key < first) {
+			first = key
+		}
+	}
+	return first
+}
+
+// otherUID changes the object's own UID and nothing else.
+func otherUID(value []byte) []byte {
+	uid := codec.DecodeHead(value).Meta.UID
+	return bytes.ReplaceAll(value, []byte(uid), []byte("00000000"+uid[8:]))
+}
+
+// cancelAfter cancels a run when n steps are finished.
+type cancelAfter struct {
+	mu     sync.Mutex
+	n      int
+	cancel context.CancelFunc
+}
+
+func (c *cancelAfter) Finished(plan.Step, apply.Outcome) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n--; c.n == 0 {
+		c.cancel()
+	}
+}
+
+func TestStoppingLeavesExtraDataNeverLostData(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{1, 2, 70, 200, podCount} {
+		t.Run(fmt.Sprintf("after %d", n), func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			p, a := s.plan(), s.archive()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			r := s.run(a)
+			r.Observer = &cancelAfter{n: n, cancel: cancel}
+			result, err := r.Plan(ctx, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !errors.Is(result.Stopped, context.Canceled) {
+				t.Errorf("stopped by %v, want context.Canceled", result.Stopped)
+			}
+			deleted := int64(len(s.before) - len(s.all()))
+			if deleted != result.Counts[apply.Deleted] || result.Remaining() != podCount+1-deleted {
+				t.Errorf("%d are gone; the result says %d deleted and %d remaining", deleted, result.Counts[apply.Deleted], result.Remaining())
+			}
+			s.mustHoldAll(a)
+			again, err := snapshots.OpenArchive(a.Path(), time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer again.Close()
+			second := s.execute(s.run(again), p)
+			wantCounts(t, second, map[apply.Outcome]int64{apply.Deleted: podCount + 1 - deleted, apply.Gone: deleted})
+			s.mustHoldAll(again)
+		})
+	}
+}
+
+func TestOwnersThatCannotGoKeepTheirObjects(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(s.archive())
+	r.Store = &faulty{Client: s.Client, fault: func(int) (error, bool) { return rpctypes.ErrPermissionDenied, false }}
+	result := s.execute(r, s.plan())
+	if !errors.Is(result.Stopped, apply.ErrOwner) {
+		t.Errorf("stopped by %v, want ErrOwner", result.Stopped)
+	}
+	wantCounts(t, result, map[apply.Outcome]int64{apply.Failed: 1})
+	if len(s.all()) != len(s.before) {
+		t.Error("something was deleted")
+	}
+}
+
+func TestRunThatOnlyFailsStops(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(s.archive())
+	r.MaxFailed = 20
+	r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
+		if n == 1 {
+			return nil, false // the owner
+		}
+		return rpctypes.ErrCorrupt, false
+	}}
+	result := s.execute(r, s.plan())
+	if !errors.Is(result.Stopped, apply.ErrFailing) {
+		t.Errorf("stopped by %v, want ErrFailing", result.Stopped)
+	}
+	if result.Remaining() == 0 {
+		t.Error("every step was tried")
+	}
+}
+
+func TestKeyOutsideThePrefixIsNeverTouched(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	if _, err := s.Put(t.Context(), "/other/key", "value"); err != nil {
+		t.Fatal(err)
+	}
+	kv := s.all()["/other/key"]
+	path := filepath.Join(t.TempDir(), "plan.jsonl")
+	w, err := plan.Create(path, plan.Header{Operation: "delete", Prefix: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := plan.Step{Action: plan.Delete, Key: "/other/key", ModRevision: kv.ModRevision, CreateRevision: kv.CreateRevision, Role: plan.Selected}
+	if err := w.Add(0, "keys", step); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := plan.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	result := s.execute(s.run(s.archive()), p)
+	if result.Stopped == nil || !strings.Contains(result.Stopped.Error(), "outside /registry/") {
+		t.Errorf("stopped by %v", result.Stopped)
+	}
+	if s.all()["/other/key"] == nil {
+		t.Error("the key is gone")
+	}
+}
