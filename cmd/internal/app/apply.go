@@ -1,0 +1,235 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
+	"github.com/etcd-rescue/etcd-rescue/codec"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+	"github.com/etcd-rescue/etcd-rescue/recover/plan"
+	"github.com/etcd-rescue/etcd-rescue/snapshots"
+)
+
+func applyCommand() *command {
+	return &command{
+		name: "apply", args: "PLAN", minArgs: 1, maxArgs: 1,
+		summary: "show a saved plan; with --execute carry it out, or finish it",
+		about: "Refuses a plan that is edited, cut short, too old, or made for another cluster. A plan that was interrupted is finished by carrying it out again: " +
+			"what is done already counts as done, and the archive is the same. What changed since is judged again by the plan's selection.",
+		examples: []string{
+			"etcd-rescue apply failed.jsonl",
+			"etcd-rescue apply failed.jsonl --execute",
+			"etcd-rescue apply failed.jsonl --execute --yes -o json",
+		},
+		flags: slices.Concat(approvalFlags("carry it out"), []cli.Flag{maxPlanAgeFlag()}, paceFlags(), deletePaceFlags(),
+			outputFlags("table, json, yaml"), connectionFlags()),
+		run: runApply,
+	}
+}
+
+func runApply(ctx context.Context, inv *invocation) error {
+	if err := inv.checkFormat("table", "json", "yaml"); err != nil {
+		return err
+	}
+	if err := inv.checkApproval(false); err != nil {
+		return err
+	}
+	p, err := plan.Open(ctx, inv.args[0])
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s, err := inv.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.apply(ctx, p)
+}
+
+// apply checks a plan against the cluster and carries it out.
+func (s *session) apply(ctx context.Context, p *plan.Plan) error {
+	h := p.Header()
+	r, sel, err := s.plannedSelection(ctx, h)
+	if err != nil {
+		return err
+	}
+	verb := "deleting"
+	if h.Operation == operationUndo {
+		verb = "putting back"
+	}
+	j, err := s.newJob(ctx, r, h.Run, verb)
+	if err != nil {
+		return err
+	}
+	defer j.close()
+	if j.etcd != h.Etcd {
+		return refuse("give the etcd that holds events by --"+flagEventsEndpoints, "the plan is for the %s etcd, this is the %s one", h.Etcd, j.etcd)
+	}
+	uid := j.uid
+	if s.inv.String(flagUnsafeCluster) == h.ClusterUID {
+		uid = h.ClusterUID
+	}
+	if err := h.Check(uid, s.prefix, s.inv.Now(), s.inv.Duration(flagMaxPlanAge)); err != nil {
+		return err
+	}
+	if !s.inv.Bool(flagExecute) {
+		if err := s.inv.showPlan(ctx, p); err != nil {
+			return err
+		}
+		return s.inv.somethingToDo(p.Trailer().Steps)
+	}
+	judge, err := j.judgeFor(sel, h.Overrides)
+	if err != nil {
+		return err
+	}
+	return j.executePlan(ctx, p, judge)
+}
+
+// plannedSelection teaches the catalog what the plan's selection names.
+func (s *session) plannedSelection(ctx context.Context, h plan.Header) (*codec.Resource, *filter.Selection, error) {
+	if h.Selection == nil || h.Selection.Resource == "" {
+		return nil, h.Selection, nil
+	}
+	r, err := s.lookup(ctx, h.Selection.Resource)
+	return r, h.Selection, err
+}
+
+func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
+	h, n := p.Header(), p.Trailer().Steps
+	for _, source := range h.Sources {
+		if err := j.openSource(ctx, source); err != nil {
+			return err
+		}
+	}
+	if h.Operation == operationDelete {
+		j.besidePlan(p)
+		if err := j.checkSpace(&plan.Summary{Steps: n, Bytes: p.Trailer().Bytes}); err != nil {
+			return err
+		}
+	}
+	if err := j.inv.confirm(ctx, n, fmt.Sprintf("carry out these %s", term.Plural(n, "step"))); err != nil {
+		return err
+	}
+	if err := copyFile(p.Path(), j.planPath(h.Pass)); err != nil {
+		return fmt.Errorf("save the plan beside its archive: %w", err)
+	}
+	result, err := j.carryOut(ctx, p, judge)
+	j.report.finished(j.inv.Now())
+	if err == nil && result != nil {
+		err = result.Stopped
+	}
+	if err == nil && h.Operation == operationDelete {
+		err = j.settlePlan(ctx, h, judge)
+	}
+	if !j.report.begun() && err != nil {
+		return err
+	}
+	return j.conclude(err)
+}
+
+// besidePlan goes on with the archive that lies beside the plan, unless the
+// operator names another folder.
+func (j *job) besidePlan(p *plan.Plan) {
+	if j.inv.IsSet(flagArchiveDir) {
+		return
+	}
+	dir := filepath.Dir(absolute(p.Path()))
+	if _, err := os.Stat(filepath.Join(dir, filepath.Base(j.archivePath()))); err == nil {
+		j.dir = dir
+	}
+}
+
+// openSource opens a file that puts take their bytes from, and makes sure that
+// it is still the file that the plan was made from.
+func (j *job) openSource(ctx context.Context, source plan.SourceFile) error {
+	sum, err := snapshots.SHA256(ctx, source.Path)
+	if err != nil {
+		return fmt.Errorf("the plan takes its bytes from it: %w", err)
+	}
+	if sum != source.SHA256 {
+		return refuse("make the plan again with undo", "%s has changed since the plan was made", source.Path)
+	}
+	f, err := snapshots.Open(source.Path, snapshots.Options{})
+	if err != nil {
+		return err
+	}
+	j.sources = append(j.sources, f)
+	return nil
+}
+
+// settlePlan waits and counts the plan's selection again.
+func (j *job) settlePlan(ctx context.Context, h plan.Header, judge plan.Judge) error {
+	if h.Selection == nil {
+		return nil
+	}
+	wait := j.inv.Duration(flagSettle)
+	if err := j.inv.wait(ctx, wait); err != nil {
+		return err
+	}
+	src, err := keyspace.Pin(ctx, j.client, j.s.prefix, j.s.timeout)
+	if err != nil {
+		return err
+	}
+	sum, err := plan.Deletes(ctx, plan.Request{
+		Source: src, Filter: judge.Filter, Owners: j.s.owners(src), Prefix: j.s.prefix, Overrides: h.Overrides,
+	}, nil)
+	if err != nil {
+		return err
+	}
+	j.report.settled(sum, wait)
+	return nil
+}
+
+// wait is the settle time; an interrupt ends it.
+func (inv *invocation) wait(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	inv.say("waiting %s to see whether it stopped (--%s)", d, flagSettle)
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// showPlan prints what a saved plan holds.
+func (inv *invocation) showPlan(ctx context.Context, p *plan.Plan) error {
+	h, t := p.Header(), p.Trailer()
+	pv := &preview{operation: h.Operation, revision: h.Revision, now: inv.Now(), sum: &plan.Summary{
+		Bytes: t.Bytes, Resources: plan.Tally{}, Namespaces: plan.Tally{},
+	}}
+	if h.Selection != nil {
+		pv.selection = h.Selection.String()
+	}
+	_, pv.perSecond, _ = inv.pace() // checked before anything is executed
+	last := -1
+	err := p.Steps(ctx, func(stage int, what string, s plan.Step) error {
+		if stage != last {
+			pv.sum.Stages = append(pv.sum.Stages, plan.StageInfo{What: what})
+			last = stage
+		}
+		pv.sum.Add(s)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if h.Operation == operationDelete {
+		pv.locate(inv)
+	}
+	pv.notes = append(pv.notes, fmt.Sprintf("made %s ago by: %s", term.Duration(inv.Now().Sub(h.Created)), h.Command))
+	return inv.showPreview(pv)
+}

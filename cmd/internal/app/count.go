@@ -1,0 +1,345 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcd-rescue/etcd-rescue/codec"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+)
+
+func countCommand() *command {
+	return &command{
+		name: "count", args: "[RESOURCE…]", maxArgs: -1,
+		summary: "count objects, by resource, namespace, owner, node or phase",
+		about: "Counts at one revision. Without a resource it counts the whole registry, and the sum is checked against etcd's " +
+			"own count of the prefix. Nothing is changed.",
+		examples: []string{
+			"etcd-rescue count",
+			"etcd-rescue count pods --by namespace,phase",
+			"etcd-rescue count pods --by owner --bytes",
+			"etcd-rescue count --from snapshot.db",
+		},
+		flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: flagBy, Usage: "group by `WHAT`, comma-separated: " + joinWords(groupings()), Category: catOutput},
+			&cli.BoolFlag{Name: flagBytes, Usage: "add up the bytes of the values too (reads them)", Category: catOutput},
+		}, outputFlags("table, json, yaml"), selectionFlags(), fromFlags(), connectionFlags()),
+		run: runCount,
+	}
+}
+
+func groupings() []string {
+	return []string{"resource", "namespace", "owner", "node", "phase", "kind", "created"}
+}
+
+// countGroup is one line of a count.
+type countGroup struct {
+	by      []string
+	objects int64
+	bytes   int64
+}
+
+// countResult is what count found.
+type countResult struct {
+	by        []string
+	withBytes bool
+	revision  int64
+	groups    []countGroup
+	objects   int64
+	bytes     int64
+	undecided int64
+	unknown   listed // keys that no resource is known for
+	broken    listed // keys whose value cannot be decoded, with the reason
+}
+
+type counter struct {
+	s      *session
+	result *countResult
+	groups map[string]*countGroup
+}
+
+func runCount(ctx context.Context, inv *invocation) error {
+	by, err := inv.groupBy()
+	if err != nil {
+		return err
+	}
+	if err := inv.checkFormat("table", "json", "yaml"); err != nil {
+		return err
+	}
+	s, err := inv.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	c := &counter{s: s, groups: map[string]*countGroup{}, result: &countResult{by: by, withBytes: inv.Bool(flagBytes)}}
+	if len(by) == 0 {
+		c.result.by = []string{"resource"}
+	}
+	if err := c.all(ctx, inv.args); err != nil {
+		return err
+	}
+	return inv.showCount(c.finish())
+}
+
+func (inv *invocation) groupBy() ([]string, error) {
+	if inv.String(flagBy) == "" {
+		return nil, nil
+	}
+	by := strings.Split(inv.String(flagBy), ",")
+	for _, b := range by {
+		if !slices.Contains(groupings(), b) {
+			return nil, usage("it can be any of: "+joinWords(groupings()), "cannot count --by %q", b)
+		}
+	}
+	return by, nil
+}
+
+// all counts every resource named, or the whole registry.
+func (c *counter) all(ctx context.Context, names []string) error {
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	for _, name := range names {
+		var args []string
+		if name != "" {
+			args = []string{name}
+		}
+		sel, err := c.s.selection(ctx, args)
+		if err != nil {
+			return err
+		}
+		if err := c.selected(ctx, sel); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *counter) selected(ctx context.Context, sel filter.Selection) error {
+	sources := c.s.sources()
+	if sel.Resource != "" {
+		r, _, _ := c.s.catalog.Lookup(sel.Resource)
+		src, _, _ := c.s.sourceFor(r)
+		sources = []keyspace.Source{src}
+	}
+	for i, src := range sources {
+		f, _, err := c.s.filter(sel, src)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			if err := c.s.checkNamespace(ctx, src, f); err != nil {
+				return err
+			}
+		}
+		c.result.revision = sources[0].Revision()
+		if err := c.scan(ctx, src, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scan counts one store. Its sum is checked against etcd's own count where
+// that counts the same keys.
+func (c *counter) scan(ctx context.Context, src keyspace.Source, f *filter.Filter) error {
+	keysOnly := !f.NeedsValue() && !c.result.withBytes && !c.needsValue()
+	for _, r := range f.Ranges() {
+		var seen int64
+		err := src.Scan(ctx, r, keysOnly, func(kv *mvccpb.KeyValue) error {
+			seen++
+			return c.one(ctx, f, kv, keysOnly)
+		})
+		if err != nil {
+			return err
+		}
+		n, err := src.Count(ctx, r)
+		if err != nil {
+			return err
+		}
+		if n != seen {
+			return fmt.Errorf("read %d keys of %s, but the store counts %d at the same revision", seen, r.Start, n)
+		}
+	}
+	return nil
+}
+
+func (c *counter) needsValue() bool {
+	for _, b := range c.result.by {
+		if b != "resource" && b != "namespace" {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *counter) one(ctx context.Context, f *filter.Filter, kv *mvccpb.KeyValue, keysOnly bool) error {
+	o := f.Inspect(kv)
+	d, err := f.Judge(ctx, o)
+	if err != nil {
+		return err
+	}
+	switch d {
+	case filter.Drop:
+		return nil
+	case filter.Undecided:
+		c.result.undecided++
+		return nil
+	}
+	if o.Key.Resource == nil {
+		c.result.unknown.add(string(kv.Key))
+	}
+	if !keysOnly && o.Head.Err != nil {
+		c.result.broken.add(fmt.Sprintf("%s (%s)", kv.Key, o.Head.Status))
+	}
+	values := make([]string, len(c.result.by))
+	for i, b := range c.result.by {
+		values[i] = property(o, b)
+	}
+	id := strings.Join(values, "\x00")
+	g := c.groups[id]
+	if g == nil {
+		g = &countGroup{by: values}
+		c.groups[id] = g
+	}
+	g.objects++
+	g.bytes += o.Size
+	return nil
+}
+
+// none stands for a property that an object does not have.
+const none = "<none>"
+
+func property(o filter.Object, by string) string {
+	value := ""
+	switch by {
+	case "resource":
+		if o.Key.Resource == nil {
+			return "<unknown>"
+		}
+		value = o.Key.Resource.String()
+	case "namespace":
+		value = o.Key.Namespace
+	case "node":
+		value = o.Head.Node
+	case "phase":
+		value = o.Head.Phase
+	case "kind":
+		value = o.Head.Meta.Kind
+	case "created":
+		if !o.Head.Meta.Created.IsZero() {
+			value = o.Head.Meta.Created.UTC().Truncate(time.Minute).Format(time.RFC3339)
+		}
+	case "owner":
+		value = ownerOf(o.Head.Meta.Owners)
+	}
+	return cmp.Or(value, none)
+}
+
+// ownerOf names the controlling owner, else the first one.
+func ownerOf(owners []codec.Owner) string {
+	for _, o := range owners {
+		if o.Controller {
+			return filter.OwnerRef{Group: o.Group(), Kind: o.Kind, Name: o.Name}.String()
+		}
+	}
+	if len(owners) > 0 {
+		o := owners[0]
+		return filter.OwnerRef{Group: o.Group(), Kind: o.Kind, Name: o.Name}.String()
+	}
+	return ""
+}
+
+// finish adds up and sorts: the largest group first, times in their order.
+func (c *counter) finish() *countResult {
+	for _, g := range c.groups {
+		c.result.groups = append(c.result.groups, *g)
+		c.result.objects += g.objects
+		c.result.bytes += g.bytes
+	}
+	byTime := len(c.result.by) > 0 && c.result.by[0] == "created"
+	slices.SortFunc(c.result.groups, func(a, b countGroup) int {
+		names := slices.Compare(a.by, b.by)
+		if byTime {
+			return names
+		}
+		return cmp.Or(cmp.Compare(b.objects, a.objects), names)
+	})
+	return c.result
+}
+
+func (inv *invocation) showCount(r *countResult) error {
+	inv.sayList(r.unknown, "key that no resource is known for", "keys that no resource is known for")
+	inv.sayList(r.broken, "value that cannot be decoded", "values that cannot be decoded")
+	if inv.format() == "table" {
+		inv.countTable(r)
+	} else if err := inv.document(countDocument(r)); err != nil {
+		return err
+	}
+	if r.undecided > 0 {
+		return partial("they cannot be decoded, so the filter cannot decide on them; they are not counted",
+			"%d objects not decided", r.undecided)
+	}
+	return nil
+}
+
+func (inv *invocation) countTable(r *countResult) {
+	t := inv.table()
+	var header []string
+	for _, b := range r.by {
+		header = append(header, strings.ToUpper(b))
+	}
+	header = append(header, "OBJECTS")
+	if r.withBytes {
+		header = append(header, "BYTES")
+	}
+	t.Header(header...)
+	row := func(names []string, objects, bytes int64) {
+		cells := append(slices.Clone(names), inv.number(objects))
+		if r.withBytes {
+			cells = append(cells, inv.size(bytes))
+		}
+		t.Row(cells...)
+	}
+	for _, g := range r.groups {
+		row(g.by, g.objects, g.bytes)
+	}
+	if len(r.groups) != 1 {
+		row(append([]string{"TOTAL"}, make([]string, len(r.by)-1)...), r.objects, r.bytes)
+	}
+	t.Flush()
+}
+
+func countDocument(r *countResult) map[string]any {
+	groups := []any{}
+	for _, g := range r.groups {
+		by := map[string]any{}
+		for i, name := range r.by {
+			by[name] = g.by[i]
+			if g.by[i] == none {
+				by[name] = nil
+			}
+		}
+		group := map[string]any{"by": by, "objects": g.objects}
+		if r.withBytes {
+			group["bytes"] = g.bytes
+		}
+		groups = append(groups, group)
+	}
+	doc := map[string]any{
+		"version": 1, "kind": "count", "revision": r.revision, "by": r.by, "groups": groups,
+		"objects": r.objects, "undecided": r.undecided, "unknownKeys": r.unknown.document(), "undecodable": r.broken.document(),
+	}
+	if r.withBytes {
+		doc["bytes"] = r.bytes
+	}
+	return doc
+}

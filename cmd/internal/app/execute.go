@@ -1,0 +1,250 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
+	"github.com/etcd-rescue/etcd-rescue/codec"
+	"github.com/etcd-rescue/etcd-rescue/recover/apply"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+	"github.com/etcd-rescue/etcd-rescue/recover/plan"
+	"github.com/etcd-rescue/etcd-rescue/snapshots"
+)
+
+// job carries out plans: the passes of one delete, a saved plan, an undo.
+type job struct {
+	s       *session
+	inv     *invocation
+	client  *clientv3.Client
+	etcd    string // "main" or "events"
+	uid     string // of the cluster
+	run     string
+	dir     string // of archive and plan, absolute
+	verb    string // for the progress: "deleting"
+	pacer   apply.Pacer
+	sources []apply.Bytes
+	archive *snapshots.Archive
+	report  *runReport
+}
+
+// newJob prepares the execution of plans against the etcd that holds r.
+func (s *session) newJob(ctx context.Context, r *codec.Resource, run, verb string) (*job, error) {
+	dir, err := filepath.Abs(s.inv.String(flagArchiveDir))
+	if err != nil {
+		return nil, err
+	}
+	pacer, _, err := s.inv.pace()
+	if err != nil {
+		return nil, err
+	}
+	uid, err := s.clusterUID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, client, etcd := s.sourceFor(r)
+	return &job{
+		s: s, inv: s.inv, client: client, etcd: etcd, uid: uid, run: run, dir: dir, verb: verb, pacer: pacer,
+		report: &runReport{run: run, cluster: uid, started: s.inv.Now()},
+	}, nil
+}
+
+// clusterUID is the identity that plans and archives carry. A store without
+// one is no Kubernetes store, or has lost its kube-system Namespace.
+func (s *session) clusterUID(ctx context.Context) (string, error) {
+	uid, err := s.identity(ctx)
+	if !errors.Is(err, keyspace.ErrNoIdentity) {
+		return uid, err
+	}
+	if s.inv.String(flagUnsafeCluster) == "none" {
+		return "", nil
+	}
+	return "", refuse("check --endpoints and --"+flagPrefix+"; if the Namespace kube-system itself is lost, pass --"+flagUnsafeCluster+" none",
+		"below %s there is no kube-system Namespace, by which a cluster is known", s.prefix)
+}
+
+// header begins a plan of this job.
+func (j *job) header(operation string, pass int, rev int64) plan.Header {
+	return plan.Header{
+		Tool: toolVersion(), Run: j.run, Pass: pass, Operation: operation, Created: j.inv.Now().UTC(),
+		Command: j.inv.commandLine(), ClusterUID: j.uid, Etcd: j.etcd, Prefix: j.s.prefix, Revision: rev,
+	}
+}
+
+func (j *job) archivePath() string { return filepath.Join(j.dir, "etcd-rescue-"+j.run+".db") }
+
+func (j *job) planPath(pass int) string {
+	name := "etcd-rescue-" + j.run
+	if pass > 1 {
+		name += fmt.Sprintf(".pass%d", pass)
+	}
+	return filepath.Join(j.dir, name+".plan.jsonl")
+}
+
+// carryOut executes one plan and adds how it went to the report. The error is
+// about what stopped it before it could begin.
+func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*apply.Result, error) {
+	deletes := p.Header().Operation == operationDelete
+	if deletes && j.archive == nil {
+		if err := j.openArchive(p.Header()); err != nil {
+			return nil, err
+		}
+	}
+	past := "deleted"
+	if !deletes {
+		past = "put back"
+	}
+	progress := term.NewProgress(j.inv.Streams, term.ProgressOptions{
+		Total: p.Trailer().Steps, Verb: j.verb, Past: past, Quiet: j.inv.Bool(flagQuiet), JSON: j.inv.json(), Now: j.inv.Now,
+	})
+	run := apply.Run{
+		Store: j.client, Leases: leases{j.client}, Sources: j.sources, Judge: judge, Observer: observer{progress},
+		Options: apply.Options{
+			Pacer: j.pacer, Prefix: j.s.prefix, Timeout: min(j.s.timeout, 10*time.Second),
+			Strict: j.inv.has(flagStrict) && j.inv.Bool(flagStrict),
+		},
+	}
+	if j.archive != nil {
+		run.Archive = j.archive
+	}
+	result, err := run.Plan(ctx, p)
+	progress.Finish()
+	if result != nil {
+		j.report.add(p, result)
+	}
+	return result, err
+}
+
+// openArchive makes the archive of this run, or goes on with it when the plan
+// is carried out again.
+func (j *job) openArchive(h plan.Header) error {
+	path := j.archivePath()
+	who := "unknown"
+	if u, err := user.Current(); err == nil {
+		who = u.Username
+	}
+	host, _ := os.Hostname() // information only
+	a, err := snapshots.CreateArchive(path, snapshots.ArchiveInfo{
+		Tool: toolVersion(), Run: j.run, User: who, Host: host, Command: h.Command,
+		ClusterUID: j.uid, ClusterID: h.ClusterID, Etcd: j.etcd, Prefix: j.s.prefix, Time: j.inv.Now().UTC(),
+	})
+	if errors.Is(err, fs.ErrExist) {
+		a, err = j.reopenArchive(path)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", apply.ErrArchive, err)
+	}
+	j.archive, j.report.archive = a, a.Path()
+	return nil
+}
+
+func (j *job) reopenArchive(path string) (*snapshots.Archive, error) {
+	a, err := snapshots.OpenArchive(path, 5*time.Second)
+	if err != nil {
+		return nil, err
+	}
+	if info := a.Info(); info.Run != j.run || info.ClusterUID != j.uid {
+		a.Close()
+		return nil, fmt.Errorf("%s belongs to run %s of another cluster or plan", path, info.Run)
+	}
+	return a, nil
+}
+
+// close ends the archive; what was appended is on disk already.
+func (j *job) close() {
+	if j.archive != nil {
+		j.archive.Close()
+		j.archive = nil
+	}
+}
+
+// checkSpace refuses to begin what cannot be archived.
+func (j *job) checkSpace(sum *plan.Summary) error {
+	info, err := os.Stat(j.dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", apply.ErrArchive, err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%w: %s is not a folder", apply.ErrArchive, j.dir)
+	}
+	free, ok := freeSpace(j.dir)
+	if need := archiveSize(sum); ok && need > free {
+		return fmt.Errorf("%w: it needs about %s, and %s has %s left", apply.ErrArchive, term.Bytes(need), j.dir, term.Bytes(free))
+	}
+	return nil
+}
+
+// archiveSize estimates the archive: the values, about 200 bytes more for
+// each entry's key and pages, and what bbolt allocates ahead.
+func archiveSize(sum *plan.Summary) int64 { return sum.Bytes + 200*sum.Steps + 64<<10 }
+
+// judgeFor prepares judging again by a plan's own selection.
+func (j *job) judgeFor(sel *filter.Selection, overrides filter.Overrides) (plan.Judge, error) {
+	if sel == nil {
+		return plan.Judge{}, nil
+	}
+	f, _, err := j.s.filter(*sel, keyspace.Current(j.client, j.s.timeout))
+	return plan.Judge{Filter: f, Overrides: overrides}, err
+}
+
+// leases looks up leases in a live etcd.
+type leases struct{ client *clientv3.Client }
+
+// GrantedTTL implements apply.Leases.
+func (l leases) GrantedTTL(ctx context.Context, id int64) (int64, error) {
+	resp, err := l.client.TimeToLive(ctx, clientv3.LeaseID(id))
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return max(resp.GrantedTTL, 0), nil
+}
+
+// observer shows the outcome of steps as progress.
+type observer struct{ progress *term.Progress }
+
+// Finished implements apply.Observer.
+func (o observer) Finished(_ plan.Step, outcome apply.Outcome) {
+	switch outcome {
+	case apply.Skipped:
+		o.progress.Add(0, 1, 0)
+	case apply.Failed:
+		o.progress.Add(0, 0, 1)
+	default:
+		o.progress.Add(1, 0, 0)
+	}
+}
+
+// copyFile copies a plan beside its archive, unless it stands there already.
+func copyFile(from, to string) error {
+	if a, err := filepath.Abs(from); err == nil && a == to {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Sync(), out.Close())
+}

@@ -1,0 +1,163 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/connect"
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
+	"github.com/etcd-rescue/etcd-rescue/recover/apply"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+	"github.com/etcd-rescue/etcd-rescue/recover/plan"
+	"github.com/etcd-rescue/etcd-rescue/snapshots"
+)
+
+// The exit codes. The table is append-only: scripts depend on it.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitPartial     = 3
+	exitRefused     = 4
+	exitConnect     = 5
+	exitSomething   = 6
+	exitInterrupted = 130
+)
+
+type exitCode struct {
+	code    int
+	meaning string
+}
+
+func exitCodes() []exitCode {
+	return []exitCode{
+		{exitDone, "done"},
+		{exitFailed, "failed, or the archive cannot be written"},
+		{exitUsage, "bad invocation: unknown flag or resource, no selection"},
+		{exitPartial, "finished, but not all is well: items failed, skipped or unreadable"},
+		{exitRefused, "refused: guard, bound, foreign, edited or expired plan, unknown namespace, not approved"},
+		{exitConnect, "cannot reach etcd or authenticate to it"},
+		{exitSomething, "there is something to do (only with --detailed-exit-code)"},
+		{exitInterrupted, "interrupted"},
+	}
+}
+
+// failure is an error with the exit code and the advice that go with it.
+type failure struct {
+	code int
+	err  error
+	hint string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+func usage(hint, format string, args ...any) error {
+	return &failure{exitUsage, fmt.Errorf(format, args...), hint}
+}
+
+func refuse(hint, format string, args ...any) error {
+	return &failure{exitRefused, fmt.Errorf(format, args...), hint}
+}
+
+func partial(hint, format string, args ...any) error {
+	return &failure{exitPartial, fmt.Errorf(format, args...), hint}
+}
+
+// errSomething ends a preview under --detailed-exit-code. It is no message.
+var errSomething = errors.New("there is something to do")
+
+// explain finds the exit code and the hint of an error.
+func explain(err error) (code int, hint string) {
+	var f *failure
+	var c *connect.Error
+	var compacted *keyspace.CompactedError
+	switch {
+	case err == nil:
+		return exitDone, ""
+	case errors.Is(err, errSomething):
+		return exitSomething, ""
+	case errors.As(err, &f):
+		return f.code, f.hint
+	case errors.Is(err, context.Canceled):
+		return exitInterrupted, ""
+	case errors.As(err, &c):
+		return exitConnect, c.Hint
+	case errors.Is(err, filter.ErrUsage):
+		return exitUsage, ""
+	case errors.As(err, &compacted):
+		return exitFailed, "nothing was changed; run the command again, it reads at the newest revision. If it happens every time, the read is slower than the compaction interval: narrow the selection (-n), or read a snapshot with --from"
+	}
+	if code, hint, ok := explainFiles(err); ok {
+		return code, hint
+	}
+	return exitFailed, ""
+}
+
+func explainFiles(err error) (code int, hint string, ok bool) {
+	switch {
+	case errors.Is(err, plan.ErrDamaged):
+		return exitRefused, "nothing was changed; make the plan again with delete … --plan FILE", true
+	case errors.Is(err, plan.ErrForeign):
+		return exitRefused, "check --endpoints; to carry it out here all the same, pass --unsafe-cluster with the UID that the plan was made for", true
+	case errors.Is(err, plan.ErrExpired):
+		return exitRefused, "make the plan again, or allow its age with --max-plan-age", true
+	case errors.Is(err, snapshots.ErrLocked):
+		return exitFailed, "another process holds the file: a running etcd, or another etcd-rescue; for a running etcd read it live, without --from", true
+	case errors.Is(err, snapshots.ErrNotDB):
+		return exitFailed, "give an etcd snapshot, a member's db file or an archive; unpack a compressed one first (zstd -d)", true
+	case errors.Is(err, apply.ErrArchive):
+		return exitFailed, "nothing is deleted that is not archived; name a place with room by --archive-dir and run it again", true
+	}
+	return 0, "", false
+}
+
+// report prints an error and returns its exit code.
+func report(err error, s term.Streams, asJSON bool) int {
+	code, hint := explain(err)
+	if err == nil || errors.Is(err, errSomething) {
+		return code
+	}
+	text := err.Error()
+	if errors.Is(err, context.Canceled) && code == exitInterrupted {
+		text = "interrupted"
+	}
+	if asJSON {
+		reportJSON(s.Err, code, text, hint)
+		return code
+	}
+	fmt.Fprintf(s.Err, "etcd-rescue: %s\n", text)
+	if hint != "" {
+		fmt.Fprintln(s.Err, term.Wrap("hint: "+hint, width(s.ErrWidth)))
+	}
+	return code
+}
+
+func reportJSON(w io.Writer, code int, text, hint string) {
+	type body struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+		Hint    string `json:"hint,omitempty"`
+	}
+	b, err := json.Marshal(struct {
+		Version int  `json:"version"`
+		Error   body `json:"error"`
+	}{1, body{code, text, hint}})
+	if err == nil {
+		fmt.Fprintln(w, string(b))
+	}
+}
+
+func width(w int) int {
+	if w <= 0 {
+		return 80
+	}
+	return min(w, 100)
+}
+
+func joinWords(words []string) string { return strings.Join(words, ", ") }

@@ -1,0 +1,108 @@
+package app
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
+)
+
+func (inv *invocation) format() string { return inv.String(flagOutput) }
+
+// checkFormat refuses an output format that the command does not have.
+func (inv *invocation) checkFormat(formats ...string) error {
+	if slices.Contains(formats, inv.format()) {
+		return nil
+	}
+	return usage("it can be any of: "+joinWords(formats), "%s has no output format %q", inv.command.name, inv.format())
+}
+
+// wantsJSON reports whether the flags ask for JSON, before they are parsed:
+// errors then come as JSON too.
+func wantsJSON(flags []string) bool {
+	for _, f := range flags {
+		name, value, _ := strings.Cut(strings.TrimLeft(f, "-"), "=")
+		if (name == flagOutput || name == "o") && strings.HasPrefix(value, "json") {
+			return true
+		}
+	}
+	return false
+}
+
+func (inv *invocation) json() bool { return strings.HasPrefix(inv.format(), "json") }
+
+// document prints a report as one JSON or YAML document.
+func (inv *invocation) document(doc any) error {
+	b, err := json.MarshalIndent(doc, "", "    ")
+	if err != nil {
+		return err
+	}
+	b = append(b, '\n')
+	if inv.format() == "yaml" {
+		if b, err = yaml.JSONToYAML(b); err != nil {
+			return err
+		}
+	}
+	_, err = inv.Streams.Out.Write(b)
+	return err
+}
+
+func (inv *invocation) table() *term.Table { return term.NewTable(inv.Streams.Out, inv.Streams.OutTTY) }
+
+// number and size are for tables: for people on a terminal, for programs
+// elsewhere.
+func (inv *invocation) number(n int64) string {
+	if inv.Streams.OutTTY {
+		return term.Count(n)
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+func (inv *invocation) size(n int64) string {
+	if inv.Streams.OutTTY {
+		return term.Bytes(n)
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// listed counts things and names the first of them.
+type listed struct {
+	count int64
+	first []string
+}
+
+const maxListed = 1000
+
+func (l *listed) add(name string) {
+	l.count++
+	if len(l.first) < maxListed {
+		l.first = append(l.first, name)
+	}
+}
+
+func (l *listed) document() map[string]any {
+	return map[string]any{"count": l.count, "first": append([]string{}, l.first...)}
+}
+
+// sayList names the first few of a list on stderr, if it holds any.
+func (inv *invocation) sayList(l listed, one, many string) {
+	if l.count == 0 {
+		return
+	}
+	const most = 10
+	what := many
+	if l.count == 1 {
+		what = one
+	}
+	shown := l.first[:min(most, len(l.first))]
+	text := fmt.Sprintf("warning: %s %s: %s", term.Count(l.count), what, joinWords(shown))
+	if more := l.count - int64(len(shown)); more > 0 {
+		text += fmt.Sprintf(" and %s more", term.Count(more))
+	}
+	inv.say("%s", text)
+}

@@ -1,0 +1,356 @@
+package app
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
+	"github.com/etcd-rescue/etcd-rescue/recover/plan"
+)
+
+// preview is what a write would do, for people and for JSON.
+type preview struct {
+	operation string // delete or undo
+	sum       *plan.Summary
+	selection string
+	revision  int64
+	now       time.Time
+	perSecond float64 // 0: no limit
+	archive   string  // folder of the archive, "" for none
+	free      int64   // bytes there, -1 unknown
+	shared    string  // data directory of a local etcd on the same device
+	planPath  string
+	notes     []string
+	commands  func(plan.LiveOwner) string
+	// asking says that the question follows, so "nothing was changed" would
+	// be out of place.
+	asking bool
+	file   string // that was read instead of etcd, "" for none
+}
+
+// topFew is how many lines a property gets on screen.
+const topFew = 5
+
+func (d *deletion) newPreview(sum *plan.Summary, rev int64, planPath string) *preview {
+	_, perSecond, _ := d.inv.pace() // checked before
+	pv := &preview{
+		operation: operationDelete, sum: sum, selection: d.sel.String(), revision: rev, now: d.now(), perSecond: perSecond,
+		planPath: planPath, free: -1, commands: d.ownerCommand,
+	}
+	if d.file == nil {
+		pv.locate(d.inv)
+	} else {
+		pv.file = d.file.Path()
+	}
+	if d.sel.Resource == "namespaces" && sum.Steps > 0 {
+		pv.notes = append(pv.notes, "only the Namespace's own key goes: what is in it stays behind in etcd, as orphans")
+	}
+	return pv
+}
+
+// now is the time that the preview's ages count from.
+func (d *deletion) now() time.Time {
+	if d.file != nil && !d.newest.IsZero() {
+		return d.newest
+	}
+	return d.inv.Now()
+}
+
+// ownerCommand is the command that deletes an owner first.
+func (d *deletion) ownerCommand(o plan.LiveOwner) string {
+	words := "etcd-rescue delete " + o.Resource + " " + quoteWord(o.Name)
+	if o.Namespace != "" {
+		words += " -n " + quoteWord(o.Namespace)
+	}
+	return words + " --execute" + d.inv.connectionWords()
+}
+
+func (pv *preview) locate(inv *invocation) {
+	pv.archive = absolute(inv.String(flagArchiveDir))
+	if free, ok := freeSpace(pv.archive); ok {
+		pv.free = free
+	}
+	pv.shared = sharedEtcdDevice(inv.Root, pv.archive)
+}
+
+func (inv *invocation) showPreview(pv *preview) error {
+	if inv.format() != "table" {
+		return inv.document(pv.document())
+	}
+	pv.write(inv.Streams.Out, width(inv.Streams.OutWidth))
+	return nil
+}
+
+// writer prints the lines of a preview.
+type writer struct {
+	io.Writer
+	columns int
+}
+
+func (w writer) line(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+
+// field prints a label and its text, wrapped under itself.
+func (w writer) field(label, text string) {
+	const left = 13
+	for i, line := range strings.Split(term.Wrap(text, w.columns-left), "\n") {
+		if i > 0 {
+			label = ""
+		}
+		w.line("  %-*s%s", left-2, label, line)
+	}
+}
+
+func (pv *preview) write(out io.Writer, columns int) {
+	w := writer{out, columns}
+	sum := pv.sum
+	verb := "delete"
+	if pv.operation == operationUndo {
+		verb = "put back"
+	}
+	if sum.Steps == 0 {
+		w.line("Would %s nothing: %s", verb, pv.nothing())
+	} else {
+		w.line("Would %s %s (%s), read at revision %d", verb, objects(sum.Steps), term.Bytes(sum.Bytes), pv.revision)
+		pv.properties(w)
+		pv.makers(w)
+		pv.order(w, verb)
+		pv.cost(w)
+	}
+	pv.warnings(w)
+	if pv.planPath != "" && !pv.asking {
+		w.line("")
+		w.field("plan", pv.planPath)
+		w.field("", "carry it out with: etcd-rescue apply "+quoteWord(pv.planPath)+" --execute")
+	}
+	if pv.asking {
+		w.line("")
+		return
+	}
+	w.line("")
+	w.line("%s", pv.ending())
+}
+
+// ending is the last line of every preview.
+func (pv *preview) ending() string {
+	switch {
+	case pv.file != "":
+		return "Nothing was changed; this was read from " + pv.file + "."
+	case pv.sum.Steps > 0 && len(pv.sum.Blocked) == 0 && pv.planPath == "":
+		return "Nothing was changed. Add --execute to do it."
+	}
+	return "Nothing was changed."
+}
+
+func (pv *preview) nothing() string {
+	switch {
+	case len(pv.sum.Blocked) > 0:
+		return "all of it is blocked"
+	case pv.operation == operationUndo:
+		return "the archive holds nothing that is missing"
+	}
+	return "no object is selected by " + pv.selection
+}
+
+func (pv *preview) properties(w writer) {
+	sum := pv.sum
+	for _, p := range []struct {
+		label string
+		tally plan.Tally
+	}{
+		{"resource", sum.Resources},
+		{"namespace", sum.Namespaces},
+		{"owner", sum.Owners},
+		{"phase", sum.Phases},
+		{"node", sum.Nodes},
+		{"stored as", sum.Statuses},
+	} {
+		if len(p.tally) > 0 {
+			w.field(p.label, shares(p.tally))
+		}
+	}
+	if sum.Oldest.Name != "" {
+		w.field("oldest", pv.aged(sum.Oldest))
+		w.field("newest", pv.aged(sum.Newest))
+	}
+	if len(sum.Finalizers) > 0 && pv.operation == operationDelete {
+		w.field("finalizers", shares(sum.Finalizers)+"; a delete in etcd does not wait for them")
+	}
+}
+
+func (pv *preview) aged(a plan.Aged) string {
+	return fmt.Sprintf("%s ago, %s: %s", duration.HumanDuration(pv.now.Sub(a.Created)), a.Created.UTC().Format(time.RFC3339), a.Name)
+}
+
+// shares names the largest few of a tally.
+func shares(t plan.Tally) string {
+	sorted := t.Sorted()
+	var parts []string
+	var rest int64
+	for i, s := range sorted {
+		if i < topFew {
+			parts = append(parts, s.Name+" "+term.Count(s.Count))
+		} else {
+			rest += s.Count
+		}
+	}
+	text := strings.Join(parts, ", ")
+	if more := len(sorted) - topFew; more > 0 {
+		text += fmt.Sprintf(", and %s more with %s", term.Count(int64(more)), term.Count(rest))
+	}
+	return text
+}
+
+func (pv *preview) makers(w writer) {
+	var open, planned []plan.LiveOwner
+	for _, m := range pv.sum.Makers {
+		if m.Planned {
+			planned = append(planned, m)
+		} else {
+			open = append(open, m)
+		}
+	}
+	if len(open) > 0 {
+		w.line("")
+		w.line("Still there, and would make them again:")
+		for i, m := range open {
+			if i == topFew {
+				w.line("  and %s more", term.Count(int64(len(open)-topFew)))
+				break
+			}
+			pv.maker(w, m)
+		}
+	}
+	if len(planned) > 0 {
+		w.line("")
+		w.line("Owners that go first, and would otherwise make them again:")
+		for i, m := range planned {
+			if i == topFew {
+				w.line("  and %s more", term.Count(int64(len(planned)-topFew)))
+				break
+			}
+			w.line("  %s (%s of these)", ownerName(m), term.Count(m.Makes))
+		}
+		w.line("%s", term.Wrap("The garbage collector will follow: it deletes whatever else these owners own.", w.columns))
+	}
+}
+
+func (pv *preview) maker(w writer, m plan.LiveOwner) {
+	w.line("  %s (%s of these)", ownerName(m), term.Count(m.Makes))
+	if m.Kubelet {
+		w.line("    its kubelet makes them from static manifests; the Node is never deleted for it")
+		return
+	}
+	if pv.commands != nil {
+		w.line("    delete it first: %s", pv.commands(m))
+		w.line("    or in one go:    add --with-owners")
+	}
+}
+
+func ownerName(m plan.LiveOwner) string {
+	if m.Namespace == "" {
+		return m.Resource + " " + m.Name
+	}
+	return m.Resource + " " + m.Namespace + "/" + m.Name
+}
+
+func (pv *preview) order(w writer, verb string) {
+	w.line("")
+	w.line("Order")
+	for i, st := range pv.sum.Stages {
+		w.line("  %d. %s %s %s", i+1, verb, term.Count(st.Steps), st.What)
+	}
+	w.line("First of them")
+	for _, s := range pv.sum.First {
+		w.line("  %s", s)
+	}
+	if more := pv.sum.Steps - int64(len(pv.sum.First)); more > 0 {
+		w.line("  and %s more", term.Count(more))
+	}
+	w.line("")
+}
+
+func (pv *preview) cost(w writer) {
+	if pv.perSecond > 0 {
+		d := time.Duration(float64(pv.sum.Steps) / pv.perSecond * float64(time.Second))
+		w.field("time", fmt.Sprintf("about %s at %g a second (--rate)", term.Duration(d), pv.perSecond))
+	} else {
+		w.field("time", "as fast as etcd takes it (--rate max)")
+	}
+	if pv.archive == "" || pv.operation != operationDelete {
+		return
+	}
+	text := fmt.Sprintf("about %s in %s", term.Bytes(archiveSize(pv.sum)), pv.archive)
+	if pv.free >= 0 {
+		text += fmt.Sprintf(", where %s are free", term.Bytes(pv.free))
+	}
+	w.field("archive", text)
+}
+
+func (pv *preview) warnings(w writer) {
+	sum := pv.sum
+	warn := func(format string, args ...any) { w.field("warning", fmt.Sprintf(format, args...)) }
+	if pv.shared != "" && sum.Steps > 0 && pv.operation == operationDelete {
+		warn("the archive would share the disk of etcd's own data (%s): its writes slow etcd down; --archive-dir names another place", pv.shared)
+	}
+	if pv.archive != "" && pv.free >= 0 && archiveSize(sum) > pv.free && pv.operation == operationDelete {
+		warn("that is more than is free there: nothing would be deleted")
+	}
+	for _, b := range sum.Blocked {
+		text := fmt.Sprintf("%s blocked: %s", objects(b.Count), b.Reason)
+		if b.Allow != "" {
+			text += " (" + b.Allow + ")"
+		}
+		warn("%s", text)
+	}
+	for _, n := range pv.notes {
+		w.field("note", n)
+	}
+}
+
+func (pv *preview) document() map[string]any {
+	sum := pv.sum
+	doc := map[string]any{
+		"version": 1, "kind": "preview", "operation": pv.operation, "revision": pv.revision,
+		"objects": sum.Steps, "bytes": sum.Bytes, "undecided": sum.Undecided,
+		"by": map[string]any{
+			"resource": sum.Resources.Sorted(), "namespace": sum.Namespaces.Sorted(), "owner": sum.Owners.Sorted(),
+			"phase": sum.Phases.Sorted(), "node": sum.Nodes.Sorted(), "finalizer": sum.Finalizers.Sorted(), "stored": sum.Statuses.Sorted(),
+		},
+		"owners": append([]plan.LiveOwner{}, sum.Makers...), "blocked": append([]plan.Blocked{}, sum.Blocked...),
+		"stages": append([]plan.StageInfo{}, sum.Stages...), "first": stepNames(sum.First), "notes": append([]string{}, pv.notes...),
+		"changed": false,
+	}
+	if sum.Oldest.Name != "" {
+		doc["oldest"], doc["newest"] = sum.Oldest, sum.Newest
+	}
+	if pv.perSecond > 0 {
+		doc["rate"], doc["seconds"] = pv.perSecond, int64(float64(sum.Steps)/pv.perSecond)
+	}
+	if pv.operation == operationDelete && pv.archive != "" {
+		archive := map[string]any{"dir": pv.archive, "bytes": archiveSize(sum)}
+		if pv.free >= 0 {
+			archive["free"] = pv.free
+		}
+		doc["archive"] = archive
+	}
+	if pv.operation == operationUndo {
+		doc["present"], doc["differing"], doc["differingKeys"] = sum.Present, sum.Differing, append([]string{}, sum.DifferingKeys...)
+		doc["leased"], doc["superseded"], doc["owned"] = sum.Leased, sum.Superseded, sum.Owned
+	}
+	if pv.planPath != "" {
+		doc["plan"] = pv.planPath
+	}
+	return doc
+}
+
+func stepNames(steps []plan.Step) []string {
+	names := []string{}
+	for _, s := range steps {
+		names = append(names, s.String())
+	}
+	return names
+}

@@ -1,0 +1,233 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
+	"github.com/etcd-rescue/etcd-rescue/recover/apply"
+	"github.com/etcd-rescue/etcd-rescue/recover/plan"
+)
+
+// runReport collects what became of a run.
+type runReport struct {
+	run     string
+	cluster string
+	started time.Time
+	took    time.Duration // without the settle time
+	archive string // path, "" if nothing was archived
+	plan    string // path of the last pass's plan
+	passes  []passReport
+	left    *leftover
+	present int64 // undo: were there before it began
+	differ  int64 // undo: there with other bytes before it began
+	notes   []string
+}
+
+type passReport struct {
+	plan   string
+	result *apply.Result
+}
+
+// leftover is what the selection still held after the settle time.
+type leftover struct {
+	count  int64
+	wait   time.Duration
+	makers []plan.LiveOwner
+}
+
+func (r *runReport) add(p *plan.Plan, result *apply.Result) {
+	r.passes = append(r.passes, passReport{absolute(p.Path()), result})
+	r.plan = absolute(p.Path())
+}
+
+func (r *runReport) finished(now time.Time) { r.took = now.Sub(r.started) }
+
+func (r *runReport) begun() bool { return len(r.passes) > 0 }
+
+func (r *runReport) count(o apply.Outcome) int64 {
+	var n int64
+	for _, p := range r.passes {
+		n += p.result.Counts[o]
+	}
+	return n
+}
+
+// lastRemaining is what the last pass did not begin.
+func (r *runReport) lastRemaining() int64 {
+	if len(r.passes) == 0 {
+		return 0
+	}
+	return r.passes[len(r.passes)-1].result.Remaining()
+}
+
+// stuck reports that the last pass changed nothing, so another would not
+// either.
+func (r *runReport) stuck() bool {
+	if len(r.passes) == 0 {
+		return false
+	}
+	c := r.passes[len(r.passes)-1].result.Counts
+	return c[apply.Deleted]+c[apply.Created]+c[apply.Gone] == 0
+}
+
+func (r *runReport) settled(sum *plan.Summary, wait time.Duration) {
+	r.left = &leftover{count: sum.Steps, wait: wait, makers: sum.Makers}
+}
+
+func (r *runReport) problems() (problems []apply.Problem) {
+	for _, p := range r.passes {
+		problems = append(problems, p.result.Problems...)
+	}
+	return problems
+}
+
+// conclude shows the report and turns how it went into an exit code.
+func (j *job) conclude(err error) error {
+	if showErr := j.show(err); showErr != nil {
+		return showErr
+	}
+	r := j.report
+	switch {
+	case err != nil:
+		return err
+	case r.count(apply.Failed) > 0 || r.count(apply.Skipped) > 0 || r.differ > 0:
+		return partial("", "not all was done: %s failed, %s changed and were skipped",
+			objects(r.count(apply.Failed)), objects(r.count(apply.Skipped)+r.differ))
+	case r.left != nil && r.left.count > 0:
+		return partial("stop what makes them first (--with-owners), then run the same command again", "it has not stopped: %s again", objects(r.left.count))
+	}
+	return nil
+}
+
+func (j *job) show(err error) error {
+	if j.inv.format() != "table" {
+		return j.inv.document(j.document(err))
+	}
+	w := writer{j.inv.Streams.Out, width(j.inv.Streams.OutWidth)}
+	r := j.report
+	if j.verb == "deleting" {
+		w.line("Deleted %s in %s", objects(r.count(apply.Deleted)), term.Duration(r.took))
+		w.counts("already gone", r.count(apply.Gone))
+	} else {
+		w.line("Put back %s in %s", objects(r.count(apply.Created)), term.Duration(r.took))
+		w.counts("there already", r.count(apply.Present)+r.present)
+	}
+	w.counts("changed since, skipped", r.count(apply.Skipped)+r.differ)
+	w.counts("failed", r.count(apply.Failed))
+	w.counts("not begun", r.lastRemaining())
+	if j.verb == "deleting" {
+		w.counts("passes", int64(len(r.passes)))
+	}
+	w.problems(r.problems())
+	w.leftover(r.left, err)
+	for _, n := range r.notes {
+		w.line("%s", term.Wrap(n, w.columns))
+	}
+	j.paths(w, err)
+	return nil
+}
+
+func (w writer) counts(label string, n int64) { w.line("  %-24s%s", label, term.Count(n)) }
+
+func (w writer) problems(problems []apply.Problem) {
+	for i, p := range problems {
+		if i == topFew {
+			w.line("  and %s more", term.Count(int64(len(problems)-topFew)))
+			return
+		}
+		word := "failed"
+		if p.Outcome == apply.Skipped {
+			word = "skipped"
+		}
+		w.line("  %s: %s: %s", word, p.Step, p.Why)
+	}
+}
+
+func (w writer) leftover(l *leftover, err error) {
+	switch {
+	case l == nil && err != nil:
+		w.line("Whether it stopped was not looked at.")
+	case l == nil:
+	case l.count == 0 && l.wait == 0:
+		w.line("Nothing that is selected is left (looked at once, without waiting).")
+	case l.count == 0:
+		w.line("It has stopped: after %s nothing that is selected is there.", l.wait)
+	default:
+		text := fmt.Sprintf("It has NOT stopped: %s again", objects(l.count))
+		if l.wait > 0 {
+			text += fmt.Sprintf(" after %s, %.1f a second", l.wait, float64(l.count)/l.wait.Seconds())
+		}
+		w.line("%s", text)
+		for _, m := range l.makers {
+			w.line("  made by %s, which is still there", ownerName(m))
+		}
+	}
+}
+
+// paths ends the report: where the archive is and what undoes it. Paths are
+// bare and absolute, one to a line, so that they can be copied and cut out.
+func (j *job) paths(w writer, err error) {
+	r := j.report
+	if r.archive != "" {
+		w.line("archive: %s", r.archive)
+	}
+	if r.plan != "" {
+		w.line("plan:    %s", r.plan)
+	}
+	if err != nil && r.plan != "" && r.lastRemaining() > 0 {
+		w.line("go on:   %s", j.resumeCommand())
+	}
+	if r.archive != "" {
+		w.line("undo:    %s", j.undoCommand())
+	}
+}
+
+func (j *job) undoCommand() string {
+	return "etcd-rescue undo " + quoteWord(j.report.archive) + " --execute" + j.inv.connectionWords()
+}
+
+func (j *job) resumeCommand() string {
+	return "etcd-rescue apply " + quoteWord(j.report.plan) + " --execute" + j.inv.connectionWords()
+}
+
+func (j *job) document(err error) map[string]any {
+	r := j.report
+	operation := operationUndo
+	if j.verb == "deleting" {
+		operation = operationDelete
+	}
+	passes := []any{}
+	for _, p := range r.passes {
+		passes = append(passes, map[string]any{"plan": p.plan, "steps": p.result.Steps, "remaining": p.result.Remaining()})
+	}
+	problems := []any{}
+	for _, p := range r.problems() {
+		word := "failed"
+		if p.Outcome == apply.Skipped {
+			word = "skipped"
+		}
+		problems = append(problems, map[string]any{"key": p.Step.Key, "outcome": word, "why": p.Why})
+	}
+	doc := map[string]any{
+		"version": 1, "kind": "result", "operation": operation, "run": r.run, "cluster": r.cluster,
+		"deleted": r.count(apply.Deleted), "gone": r.count(apply.Gone), "created": r.count(apply.Created),
+		"present": r.count(apply.Present) + r.present, "skipped": r.count(apply.Skipped) + r.differ, "failed": r.count(apply.Failed),
+		"remaining": r.lastRemaining(), "passes": passes, "problems": problems, "notes": append([]string{}, r.notes...),
+		"milliseconds": r.took.Milliseconds(), "interrupted": errors.Is(err, context.Canceled),
+	}
+	if r.left != nil {
+		doc["left"] = map[string]any{
+			"objects": r.left.count, "afterMilliseconds": r.left.wait.Milliseconds(), "owners": append([]plan.LiveOwner{}, r.left.makers...),
+		}
+	}
+	if r.plan != "" {
+		doc["plan"] = r.plan
+	}
+	if r.archive != "" {
+		doc["archive"], doc["undo"] = r.archive, j.undoCommand()
+	}
+	return doc
+}

@@ -1,0 +1,145 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+)
+
+// selection reads the resource, the names and the selection flags. Without a
+// resource it means the whole registry, or the keys of --etcd-key.
+func (s *session) selection(ctx context.Context, args []string) (filter.Selection, error) {
+	inv := s.inv
+	sel := filter.Selection{
+		Namespace: inv.String(flagNamespace), AllNamespaces: inv.Bool(flagAllNamespaces),
+		Labels: inv.String(flagSelector), Fields: inv.String(flagFieldSelector),
+		Node: inv.String(flagNode), Phase: inv.String(flagPhase),
+		OlderThan: inv.String(flagOlderThan), NewerThan: inv.String(flagNewerThan),
+		Terminating: inv.Bool(flagTerminating), Finalizer: inv.String(flagFinalizer),
+		Keys: inv.StringSlice(flagExactKey),
+	}
+	if sel.Namespace != "" && sel.AllNamespaces {
+		return sel, usage("give one of them", "-n %s and -A contradict each other", sel.Namespace)
+	}
+	if err := s.checkKeys(sel.Keys, args); err != nil {
+		return sel, err
+	}
+	if len(args) > 0 {
+		name, first, slash := strings.Cut(args[0], "/")
+		r, err := s.lookup(ctx, name)
+		if err != nil {
+			return sel, err
+		}
+		sel.Resource, sel.Names = r.String(), args[1:]
+		if slash {
+			sel.Names = append([]string{first}, sel.Names...)
+		}
+	}
+	if inv.String(flagOwner) != "" {
+		owner, err := s.ownerRef(ctx, inv.String(flagOwner))
+		if err != nil {
+			return sel, err
+		}
+		sel.Owner = &owner
+	}
+	sel.Now = inv.Now()
+	if sel.OlderThan != "" || sel.NewerThan != "" {
+		now, err := s.clock(ctx)
+		if err != nil {
+			return sel, err
+		}
+		sel.Now = now
+	}
+	return sel, nil
+}
+
+func (s *session) checkKeys(keys, args []string) error {
+	if len(keys) > 0 && len(args) > 0 {
+		return usage("give one or the other", "--%s names keys, %q names a resource", flagExactKey, args[0])
+	}
+	for _, key := range keys {
+		if !strings.HasPrefix(key, s.prefix) || key == s.prefix {
+			return usage("only keys below "+s.prefix+" belong to Kubernetes; another prefix is named by --"+flagPrefix,
+				"key %q lies outside %s", key, s.prefix)
+		}
+	}
+	return nil
+}
+
+func (s *session) ownerRef(ctx context.Context, text string) (filter.OwnerRef, error) {
+	kind, name, ok := strings.Cut(text, "/")
+	if !ok || kind == "" || name == "" {
+		return filter.OwnerRef{}, usage("write it as KIND/NAME, such as job/report", "--%s %q names no owner", flagOwner, text)
+	}
+	r, err := s.lookup(ctx, kind)
+	if err != nil {
+		return filter.OwnerRef{}, err
+	}
+	return filter.OwnerRef{Group: r.Group, Kind: r.Kind, Name: name}, nil
+}
+
+// filter prepares the selection for judging against a store.
+func (s *session) filter(sel filter.Selection, src filter.Getter) (*filter.Filter, *filter.Owners, error) {
+	owners := s.owners(src)
+	f, err := filter.New(sel, s.catalog, s.prefix, owners)
+	return f, owners, err
+}
+
+// checkNamespace refuses a namespace that neither exists nor holds any of the
+// objects asked for: an empty answer would hide the misspelling. Objects that
+// outlived their namespace are found all the same.
+func (s *session) checkNamespace(ctx context.Context, src keyspace.Source, f *filter.Filter) error {
+	name := f.Selection().Namespace
+	if name == "" {
+		return nil
+	}
+	kv, err := s.mainSource.Get(ctx, s.prefix+"namespaces/"+name)
+	if err != nil || kv != nil {
+		return err
+	}
+	if r := f.Resource(); r != nil {
+		start, end := r.Range(s.prefix, name)
+		n, err := src.Count(ctx, keyspace.Range{Start: start, End: end})
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			s.inv.say("note: namespace %s does not exist any more; these objects outlived it", name)
+			return nil
+		}
+	}
+	return refuse(s.nearNamespace(ctx, name), "namespace %q does not exist", name)
+}
+
+func (s *session) nearNamespace(ctx context.Context, name string) string {
+	var names []string
+	prefix := s.prefix + "namespaces/"
+	err := s.mainSource.Scan(ctx, keyspace.Prefix(prefix), true, func(kv *mvccpb.KeyValue) error {
+		names = append(names, strings.TrimPrefix(string(kv.Key), prefix))
+		return nil
+	})
+	if err != nil || len(names) == 0 {
+		return ""
+	}
+	if near := nearest(name, names); near != "" {
+		return fmt.Sprintf("did you mean -n %s?", near)
+	}
+	const most = 20
+	if len(names) > most {
+		return fmt.Sprintf("there are %d namespaces: %s, …", len(names), joinWords(names[:most]))
+	}
+	return "the namespaces are: " + joinWords(names)
+}
+
+// describe is how messages name the store that was read.
+func (s *session) describe() string {
+	if s.file != nil {
+		return s.file.Path()
+	}
+	return "etcd"
+}

@@ -1,0 +1,289 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/connect"
+	"github.com/etcd-rescue/etcd-rescue/codec"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+	"github.com/etcd-rescue/etcd-rescue/snapshots"
+)
+
+// session is an open store, live or a file, and what it takes to understand
+// it.
+type session struct {
+	inv     *invocation
+	prefix  string
+	timeout time.Duration
+	catalog *codec.Catalog
+	crds    bool // the catalog knows the custom kinds
+	newest  time.Time
+
+	file *snapshots.File // with --from
+	main *connect.Conn
+	// events is the events' own etcd, if they have one.
+	events *connect.Conn
+
+	mainSource   keyspace.Source
+	eventsSource keyspace.Source // nil without an etcd of their own
+}
+
+// open reads --from, or else connects. Every reading command begins with it.
+func (inv *invocation) open(ctx context.Context) (*session, error) {
+	if err := inv.checkLogLevel(); err != nil {
+		return nil, err
+	}
+	s := &session{inv: inv, catalog: codec.NewCatalog()}
+	var err error
+	if inv.from() != "" {
+		err = s.openFile(inv.from())
+	} else {
+		err = s.connect(ctx)
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// has reports whether the command has a flag of that name; reading one that
+// it lacks would be a mistake of ours.
+func (inv *invocation) has(name string) bool {
+	for _, f := range inv.command.flags {
+		for _, n := range f.Names() {
+			if n == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (inv *invocation) from() string {
+	if !inv.has(flagFrom) {
+		return ""
+	}
+	return inv.String(flagFrom)
+}
+
+func (s *session) openFile(path string) error {
+	f, err := snapshots.Open(path, snapshots.Options{})
+	if err != nil {
+		return err
+	}
+	s.file = f
+	s.prefix = codec.NormalizePrefix("/registry")
+	if info, ok := f.Archive(); ok && info.Prefix != "" {
+		s.prefix = info.Prefix
+	}
+	if p := s.inv.String(flagPrefix); p != "" {
+		s.prefix = codec.NormalizePrefix(p)
+	}
+	s.mainSource = keyspace.FromFile(f)
+	return nil
+}
+
+func (s *session) connect(ctx context.Context) error {
+	found, err := connect.Resolve(s.inv.settings(), connect.Node{Root: s.inv.Root, Getenv: s.inv.Getenv})
+	if err != nil {
+		return settingFailure(err)
+	}
+	s.prefix, s.timeout = found.Prefix, found.CommandTimeout
+	s.inv.say("%s", found.Why)
+	if s.main, s.mainSource, err = s.dial(ctx, found.Settings, found.Endpoints); err != nil {
+		return err
+	}
+	if len(found.EventsEndpoints) > 0 {
+		s.events, s.eventsSource, err = s.dial(ctx, found.Settings, found.EventsEndpoints)
+	}
+	return err
+}
+
+func (s *session) dial(ctx context.Context, settings connect.Settings, endpoints []string) (*connect.Conn, keyspace.Source, error) {
+	conn, err := connect.Dial(ctx, settings, endpoints, s.inv.logger())
+	if err != nil {
+		return nil, nil, settingFailure(err)
+	}
+	for _, w := range conn.Warnings {
+		s.inv.say("warning: %s", w)
+	}
+	src, err := keyspace.Pin(ctx, conn.Client, s.prefix, s.timeout)
+	if err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return conn, nil, &failure{exitConnect, err, "the endpoint answers, but a read that needs a leader does not: look at etcdctl endpoint status, the cluster may have lost its quorum"}
+	}
+	return conn, src, nil
+}
+
+func settingFailure(err error) error {
+	var bad *connect.SettingError
+	if errors.As(err, &bad) {
+		return &failure{exitConnect, err, bad.Hint}
+	}
+	return err
+}
+
+// close ends connections and closes files.
+func (s *session) close() {
+	if s.main != nil {
+		s.main.Close()
+	}
+	if s.events != nil {
+		s.events.Close()
+	}
+	if s.file != nil {
+		s.file.Close()
+	}
+}
+
+// sourceFor returns where a resource is read: events may have their own etcd.
+func (s *session) sourceFor(r *codec.Resource) (src keyspace.Source, client *clientv3.Client, etcd string) {
+	if s.eventsSource != nil && r != nil && r.Prefix == "events/" {
+		return s.eventsSource, s.events.Client, "events"
+	}
+	if s.main != nil {
+		client = s.main.Client
+	}
+	return s.mainSource, client, "main"
+}
+
+// sources returns every store, for commands over the whole registry.
+func (s *session) sources() []keyspace.Source {
+	if s.eventsSource == nil {
+		return []keyspace.Source{s.mainSource}
+	}
+	return []keyspace.Source{s.mainSource, s.eventsSource}
+}
+
+// learn adds the custom kinds to the catalog. They are read when a name or an
+// owner is met that no built-in explains: on some clusters they weigh tens of
+// megabytes.
+func (s *session) learn(ctx context.Context) error {
+	if s.crds {
+		return nil
+	}
+	s.crds = true
+	r := keyspace.Prefix(s.prefix + "apiextensions.k8s.io/customresourcedefinitions/")
+	return s.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
+		if _, err := s.catalog.AddCRD(kv.Value); err != nil {
+			s.inv.say("warning: %s cannot be read and its kind stays unknown: %v", kv.Key, err)
+		}
+		return nil
+	})
+}
+
+// lookup finds a resource by any name that kubectl takes.
+func (s *session) lookup(ctx context.Context, name string) (*codec.Resource, error) {
+	r, others, ok := s.catalog.Lookup(name)
+	if !ok {
+		if err := s.learn(ctx); err != nil {
+			return nil, err
+		}
+		r, others, ok = s.catalog.Lookup(name)
+	}
+	if !ok {
+		var names []string
+		for _, known := range s.catalog.Resources() {
+			names = append(names, known.Plural)
+		}
+		hint := "for a key that no resource name reaches there is --" + flagExactKey
+		if near := nearest(strings.ToLower(name), names); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		return nil, usage(hint, "unknown resource %q", name)
+	}
+	if len(others) > 0 {
+		var names []string
+		for _, o := range others {
+			names = append(names, o.String())
+		}
+		s.inv.say("note: %q is taken for %s; it could also mean %s", name, r, joinWords(names))
+	}
+	return r, nil
+}
+
+// owners follows owner references in a store.
+func (s *session) owners(src filter.Getter) *filter.Owners {
+	return filter.NewOwners(src, s.catalog, s.prefix, s.learn)
+}
+
+// identity returns the UID of the cluster that the session reads.
+func (s *session) identity(ctx context.Context) (string, error) {
+	return keyspace.ClusterUID(ctx, s.mainSource, s.prefix)
+}
+
+// clock is the time that ages count from: now, or for a file --now, else the
+// newest time that any object in it shows.
+func (s *session) clock(ctx context.Context) (time.Time, error) {
+	if s.file == nil {
+		return s.inv.Now(), nil
+	}
+	if t := s.inv.Timestamp(flagNow); t != nil {
+		return *t, nil
+	}
+	if !s.newest.IsZero() {
+		return s.newest, nil
+	}
+	err := s.mainSource.Scan(ctx, keyspace.Prefix(s.prefix), false, func(kv *mvccpb.KeyValue) error {
+		m := codec.DecodeHead(kv.Value).Meta
+		for _, t := range []time.Time{m.Created, m.Deleted} {
+			if t.After(s.newest) {
+				s.newest = t
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return time.Time{}, err
+	}
+	s.inv.say("ages count from %s, the newest time in the file (--now changes that)", s.newest.UTC().Format(time.RFC3339))
+	return s.newest, nil
+}
+
+// say writes a line to stderr unless --quiet.
+func (inv *invocation) say(format string, args ...any) {
+	if !inv.Bool(flagQuiet) {
+		fmt.Fprintf(inv.Streams.Err, format+"\n", args...)
+	}
+}
+
+func (inv *invocation) checkLogLevel() error {
+	if level := inv.String(flagLogLevel); level != "" {
+		var l slog.Level
+		if err := l.UnmarshalText([]byte(level)); err != nil {
+			return usage("the levels are debug, info, warn and error", "unknown log level %q", level)
+		}
+	}
+	return nil
+}
+
+// logger logs to stderr if --log-level is given, else nowhere (nil).
+func (inv *invocation) logger() *slog.Logger {
+	var level slog.Level
+	text := inv.String(flagLogLevel)
+	if text == "" || level.UnmarshalText([]byte(text)) != nil {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(inv.Streams.Err, &slog.HandlerOptions{Level: level}))
+}
+
+// newRun names a run: when it began, and enough chance to be its own.
+func (inv *invocation) newRun() string {
+	b := make([]byte, 4)
+	rand.Read(b) // never fails, crypto/rand
+	return inv.Now().UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b)
+}

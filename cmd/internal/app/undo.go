@@ -1,0 +1,297 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
+	"github.com/etcd-rescue/etcd-rescue/recover/plan"
+	"github.com/etcd-rescue/etcd-rescue/snapshots"
+)
+
+func undoCommand() *command {
+	return &command{
+		name: "undo", args: "ARCHIVE…", minArgs: 1, maxArgs: -1,
+		summary: "preview putting back what an archive holds; with --execute do it",
+		about: "Puts every archived object that is missing back under its own key, byte for byte, owners first, each by a transaction of its own. " +
+			"An object that is there already counts as done; other bytes under its key are left alone and reported. " +
+			"While an API server lives, owned objects are put back only with --unsafe-live-controllers: the garbage collector remembers owners that it saw missing until kube-controller-manager restarts, " +
+			"and may delete what was put back.",
+		examples: []string{
+			"etcd-rescue undo etcd-rescue-20261122T171501Z-1f0c2a9b.db",
+			"etcd-rescue undo etcd-rescue-20261122T171501Z-1f0c2a9b.db --execute",
+		},
+		flags: slices.Concat(approvalFlags("put back"), []cli.Flag{
+			&cli.BoolFlag{Name: flagWithLeased, Usage: "also put back objects that had a lease (events), under a new lease of the same length", Category: catSelection},
+			&cli.StringFlag{Name: flagPlan, Usage: "save the plan as `FILE` (without --execute), for apply", Category: catOutput},
+			&cli.Int64Flag{Name: flagUnsafeLive, Usage: "put back `COUNT` owned objects although an API server lives", Category: catPace},
+		}, paceFlags(), outputFlags("table, json, yaml"), connectionFlags()),
+		run: runUndo,
+	}
+}
+
+// undoing is one call of undo.
+type undoing struct {
+	*session
+	files   []*snapshots.File
+	sources []plan.SourceFile
+	info    snapshots.ArchiveInfo
+	alive   []string // API servers with a lease
+}
+
+func runUndo(ctx context.Context, inv *invocation) error {
+	if err := inv.checkFormat("table", "json", "yaml"); err != nil {
+		return err
+	}
+	err := inv.checkApproval(false)
+	if err == nil && inv.Bool(flagExecute) && inv.String(flagPlan) != "" {
+		err = usage("--execute saves its plan by itself", "--%s and --execute contradict each other", flagPlan)
+	}
+	if err == nil {
+		_, _, err = inv.pace()
+	}
+	if err != nil {
+		return err
+	}
+	u := &undoing{}
+	defer u.closeFiles()
+	if err := u.openArchives(ctx, inv.args); err != nil {
+		return err
+	}
+	if u.session, err = inv.open(ctx); err != nil {
+		return err
+	}
+	defer u.close()
+	return u.run(ctx)
+}
+
+func (u *undoing) closeFiles() {
+	for _, f := range u.files {
+		f.Close()
+	}
+}
+
+// openArchives opens them and makes sure that they belong together.
+func (u *undoing) openArchives(ctx context.Context, paths []string) error {
+	for i, path := range paths {
+		path = absolute(path)
+		f, err := snapshots.Open(path, snapshots.Options{})
+		if err != nil {
+			return err
+		}
+		u.files = append(u.files, f)
+		info, ok := f.Archive()
+		if !ok {
+			return usage("undo takes the archive that a delete names in its report", "%s is no archive of etcd-rescue", path)
+		}
+		if err := f.Check(ctx); err != nil {
+			return err
+		}
+		if i > 0 && (info.ClusterUID != u.info.ClusterUID || info.Etcd != u.info.Etcd || info.Prefix != u.info.Prefix) {
+			return refuse("undo them one by one", "%s and %s come from different stores", paths[0], path)
+		}
+		u.info = info
+		sum, err := snapshots.SHA256(ctx, path)
+		if err != nil {
+			return err
+		}
+		u.sources = append(u.sources, plan.SourceFile{Path: path, SHA256: sum})
+	}
+	return nil
+}
+
+func (u *undoing) run(ctx context.Context) error {
+	events, _, ok := u.catalog.Lookup("events")
+	if u.info.Etcd != "events" || !ok {
+		events = nil
+	}
+	j, err := u.newJob(ctx, events, u.inv.newRun(), "putting back")
+	if err != nil {
+		return err
+	}
+	defer j.close()
+	if err := u.checkArchive(j); err != nil {
+		return err
+	}
+	if u.alive, err = u.livingServers(ctx); err != nil {
+		return err
+	}
+	src, _, _ := u.sourceFor(events)
+	req := plan.UndoRequest{
+		Archives: u.files, Now: src, Catalog: u.catalog, Prefix: u.prefix, WithLeased: u.inv.Bool(flagWithLeased),
+	}
+	header := j.header(operationUndo, 1, src.Revision())
+	header.Sources = u.sources
+	if u.inv.Bool(flagExecute) {
+		return u.execute(ctx, j, req, header)
+	}
+	return u.preview(ctx, req, header)
+}
+
+// checkArchive refuses an archive of another cluster.
+func (u *undoing) checkArchive(j *job) error {
+	if u.info.ClusterUID != j.uid && u.inv.String(flagUnsafeCluster) != u.info.ClusterUID {
+		return refuse("check --endpoints; to put it back here all the same, pass --"+flagUnsafeCluster+" "+u.info.ClusterUID,
+			"the archive comes from the cluster whose kube-system has UID %q, here it is %q", u.info.ClusterUID, j.uid)
+	}
+	if u.info.Prefix != u.prefix {
+		return refuse("check --"+flagPrefix, "the archive's keys lie below %s, here they lie below %s", u.info.Prefix, u.prefix)
+	}
+	if u.info.Etcd != j.etcd {
+		return refuse("give the etcd that holds events by --"+flagEventsEndpoints, "the archive comes from the %s etcd, this is the %s one", u.info.Etcd, j.etcd)
+	}
+	return nil
+}
+
+// livingServers names the API servers that hold a lease under masterleases.
+// They renew it every 10 s; it runs out 15 s after they stop
+// (k8s pkg/controlplane/instance.go).
+func (u *undoing) livingServers(ctx context.Context) ([]string, error) {
+	prefix := u.prefix + "masterleases/"
+	var alive []string
+	err := u.mainSource.Scan(ctx, keyspace.Prefix(prefix), true, func(kv *mvccpb.KeyValue) error {
+		alive = append(alive, strings.TrimPrefix(string(kv.Key), prefix))
+		return nil
+	})
+	return alive, err
+}
+
+func (u *undoing) preview(ctx context.Context, req plan.UndoRequest, h plan.Header) error {
+	path := u.inv.String(flagPlan)
+	var out *plan.Writer
+	if path != "" {
+		var err error
+		if out, err = plan.Create(path, h); err != nil {
+			return usage("name another file, or remove it", "%w", err)
+		}
+		defer out.Abort()
+	}
+	sum, err := plan.Undo(ctx, req, out)
+	if err != nil {
+		return err
+	}
+	if out != nil {
+		if err := out.Close(); err != nil {
+			return err
+		}
+	}
+	if err := u.inv.showPreview(u.newPreview(sum, h.Revision, path)); err != nil {
+		return err
+	}
+	if sum.Differing > 0 {
+		return partial("", "%s under whose key something else is now: left alone", objects(sum.Differing))
+	}
+	return u.inv.somethingToDo(sum.Steps)
+}
+
+func (u *undoing) newPreview(sum *plan.Summary, rev int64, path string) *preview {
+	_, perSecond, _ := u.inv.pace() // checked before
+	pv := &preview{
+		operation: operationUndo, sum: sum, revision: rev, now: u.inv.Now(), perSecond: perSecond,
+		planPath: path, free: -1,
+	}
+	note := func(n int64, text string) {
+		if n > 0 {
+			pv.notes = append(pv.notes, objects(n)+" "+text)
+		}
+	}
+	note(sum.Present, "there already with the same bytes: done")
+	note(sum.Differing, "under whose key something else is now: left alone, first "+joinWords(sum.DifferingKeys))
+	note(sum.Leased, "left out because of their lease (events): --"+flagWithLeased+" puts back those whose length is known")
+	note(sum.Superseded, "archived earlier under the same key: the newest bytes count")
+	if sum.Owned > 0 {
+		pv.notes = append(pv.notes, u.ownedNote(sum.Owned))
+	}
+	return pv
+}
+
+// ownedNote says what the garbage collector may do with owned objects.
+func (u *undoing) ownedNote(n int64) string {
+	if len(u.alive) > 0 {
+		return fmt.Sprintf("%s have owners, and an API server lives (%s): stop kube-controller-manager on all masters first, undo, start it again; or accept that the garbage collector "+
+			"may delete them again: --%s %d", objects(n), joinWords(u.alive), flagUnsafeLive, n)
+	}
+	return fmt.Sprintf("%s have owners: restart kube-controller-manager before the API servers come back, because its garbage collector remembers the owners as missing", objects(n))
+}
+
+// checkLive refuses to put owned objects under a live garbage collector.
+func (u *undoing) checkLive(sum *plan.Summary) error {
+	if len(u.alive) == 0 || sum.Owned == 0 || u.inv.Int64(flagUnsafeLive) == sum.Owned {
+		return nil
+	}
+	return refuse(fmt.Sprintf("stop kube-controller-manager on all masters (move its manifest away) and the API servers too, undo, then start the controller-manager before them; or pass --%s %d",
+		flagUnsafeLive, sum.Owned),
+		"an API server lives (%s), and the garbage collector may delete the %s with owners again: it remembers missing owners until kube-controller-manager restarts",
+		joinWords(u.alive), objects(sum.Owned))
+}
+
+func (u *undoing) execute(ctx context.Context, j *job, req plan.UndoRequest, h plan.Header) error {
+	if err := j.checkSpace(&plan.Summary{}); err != nil {
+		return err
+	}
+	path := j.planPath(1)
+	out, err := plan.Create(path, h)
+	if err != nil {
+		return err
+	}
+	defer out.Abort()
+	sum, err := plan.Undo(ctx, req, out)
+	if err != nil {
+		return err
+	}
+	j.report.present, j.report.differ = sum.Present, sum.Differing
+	if sum.Leased > 0 {
+		j.report.notes = append(j.report.notes, fmt.Sprintf("%s were left out because of their lease (events)", objects(sum.Leased)))
+	}
+	if sum.Steps == 0 {
+		return j.conclude(nil)
+	}
+	if err := u.checkLive(sum); err != nil {
+		return err
+	}
+	if err := u.approve(ctx, sum, h.Revision); err != nil {
+		return err
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	return u.carryOut(ctx, j, path, sum)
+}
+
+func (u *undoing) approve(ctx context.Context, sum *plan.Summary, rev int64) error {
+	if !u.inv.Bool(flagYes) {
+		pv := u.newPreview(sum, rev, "")
+		pv.asking = true
+		pv.write(u.inv.Streams.Err, width(u.inv.Streams.ErrWidth))
+	}
+	return u.inv.confirm(ctx, sum.Steps, fmt.Sprintf("put back these %s", objects(sum.Steps)))
+}
+
+func (u *undoing) carryOut(ctx context.Context, j *job, path string, sum *plan.Summary) error {
+	p, err := plan.Open(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	for _, f := range u.files {
+		j.sources = append(j.sources, f)
+	}
+	result, err := j.carryOut(ctx, p, plan.Judge{})
+	j.report.finished(u.inv.Now())
+	if result == nil {
+		return err
+	}
+	if err == nil {
+		err = result.Stopped
+	}
+	if sum.Owned > 0 {
+		j.report.notes = append(j.report.notes, fmt.Sprintf("Restart kube-controller-manager on all masters%s: its garbage collector may remember the owners of %s as missing.",
+			map[bool]string{true: " now", false: " before the API servers come back"}[len(u.alive) > 0], objects(sum.Owned)))
+	}
+	return j.conclude(err)
+}
