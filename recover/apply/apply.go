@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -85,6 +86,8 @@ type Options struct {
 	Prefix    string        // no key outside it is touched
 	Retries   int           // of one step, 8
 	MaxFailed int           // steps that fail one after another before the run stops, 2*InFlight
+	Patience  time.Duration // without any answer before the run stops, 30 s
+	Now       func() time.Time
 	Backoff   func(ctx context.Context, attempt int) error
 }
 
@@ -134,6 +137,9 @@ var (
 	// ErrOwner stops a run whose owners could not be deleted: they would
 	// make the objects below them again.
 	ErrOwner = errors.New("not all owners could be deleted, so what they own is left alone")
+	// ErrSilent stops a run because the store has not answered for longer
+	// than Options.Patience.
+	ErrSilent = errors.New("etcd does not answer any more")
 	// ErrArchive stops a run because the archive cannot be written.
 	ErrArchive = errors.New("the archive cannot be written")
 )
@@ -180,6 +186,12 @@ func (r *Run) defaults() {
 	if r.MaxFailed == 0 {
 		r.MaxFailed = 2 * r.InFlight
 	}
+	if r.Patience == 0 {
+		r.Patience = 30 * time.Second
+	}
+	if r.Now == nil {
+		r.Now = time.Now
+	}
 	if r.Backoff == nil {
 		r.Backoff = Backoff
 	}
@@ -203,6 +215,8 @@ type engine struct {
 	result    *Result
 	failing   int
 	ownerLeft bool
+
+	silentSince atomic.Int64 // first request without an answer, Unix nanoseconds, 0 = it answers
 
 	leaseMu sync.Mutex
 	leases  map[int64]int64            // TTLs looked up for the archive
@@ -323,6 +337,23 @@ func (e *engine) record(s plan.Step, o Outcome, why string) {
 	}
 	if failing {
 		e.stop(fmt.Errorf("%w: %d in a row, the last one: %s", ErrFailing, e.MaxFailed, why))
+	}
+}
+
+// answered notes whether the store gave an answer, good or bad. Once it has
+// been silent for too long the run stops: a dead etcd must not be tried for
+// minutes, step by step.
+func (e *engine) answered(err error) {
+	if err == nil || classify(err) != ambiguous {
+		e.silentSince.Store(0)
+		return
+	}
+	now := e.Now()
+	if e.silentSince.CompareAndSwap(0, now.UnixNano()) {
+		return
+	}
+	if silent := now.Sub(time.Unix(0, e.silentSince.Load())); silent > e.Patience {
+		e.stop(fmt.Errorf("%w: not for %s, the last error: %w", ErrSilent, silent.Round(time.Second), err))
 	}
 }
 

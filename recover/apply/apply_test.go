@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -563,6 +564,30 @@ func TestRunThatOnlyFailsStops(t *testing.T) {
 	if result.Remaining() == 0 {
 		t.Error("every step was tried")
 	}
+}
+
+func TestRunWithoutAnswersStops(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(s.archive())
+	r.MaxFailed, r.Retries, r.InFlight = 1000, 1, 4
+	var clock atomic.Int64
+	r.Now = func() time.Time { return time.Unix(clock.Add(10), 0) }
+	r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
+		if n == 1 {
+			return nil, false // the owner
+		}
+		return context.DeadlineExceeded, n%2 == 0
+	}}
+	a := r.Archive.(*snapshots.Archive)
+	result := s.execute(r, s.plan())
+	if !errors.Is(result.Stopped, apply.ErrSilent) {
+		t.Errorf("stopped by %v, want ErrSilent", result.Stopped)
+	}
+	if result.Remaining() < podCount/2 {
+		t.Errorf("only %d steps were left alone", result.Remaining())
+	}
+	s.mustHoldAll(a)
 }
 
 func TestKeyOutsideThePrefixIsNeverTouched(t *testing.T) {

@@ -178,6 +178,9 @@ func (e *engine) gaveUp(last error) string {
 	if last == nil {
 		return fmt.Sprintf("it changed %d times while being deleted", e.Retries+1)
 	}
+	if classify(last) == ambiguous {
+		return "no clear answer, so it may have been done all the same: " + last.Error()
+	}
 	return last.Error()
 }
 
@@ -194,6 +197,7 @@ func (e *engine) guarded(ctx context.Context, key string, rev int64, op clientv3
 		Then(op).
 		Else(clientv3.OpGet(key)).
 		Commit()
+	e.answered(err)
 	if err != nil {
 		return nil, false, err
 	}

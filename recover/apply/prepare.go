@@ -109,6 +109,7 @@ func (e *engine) readNow(keys []string) (map[string]*mvccpb.KeyValue, error) {
 		if err == nil {
 			return now, nil
 		}
+		e.answered(err)
 		if e.ctx.Err() != nil {
 			return nil, context.Cause(e.ctx)
 		}
