@@ -35,16 +35,25 @@ func (f *Filter) Guard(o Object, allowed Overrides) *Block {
 	if r := o.Key.Resource; r != nil && r.Internal {
 		return &Block{Reason: r.String() + " belong to the API servers alone"}
 	}
-	namespace := o.Key.Namespace
-	protected := systemNamespaces()
 	if r := o.Key.Resource; r != nil && r.String() == "namespaces" {
-		namespace, protected = o.Key.Name, append(protected, "default")
+		return guardNamespace(o.Key.Name, append(systemNamespaces(), "default"), allowed)
 	}
-	if !slices.Contains(protected, namespace) || slices.Contains(allowed.Namespaces, namespace) {
+	return guardNamespace(o.Key.Namespace, systemNamespaces(), allowed)
+}
+
+// GuardSelection returns why nothing that sel could select may be deleted,
+// whether or not there is anything: a refusal that depends on what is there
+// today cannot be relied on in a script.
+func GuardSelection(sel Selection, allowed Overrides) *Block {
+	return guardNamespace(sel.Namespace, systemNamespaces(), allowed)
+}
+
+func guardNamespace(name string, protected []string, allowed Overrides) *Block {
+	if !slices.Contains(protected, name) || slices.Contains(allowed.Namespaces, name) {
 		return nil
 	}
 	return &Block{
-		Reason: fmt.Sprintf("namespace %s holds what the cluster itself runs on", namespace),
-		Allow:  "--unsafe-namespace " + namespace,
+		Reason: fmt.Sprintf("namespace %s holds what the cluster itself runs on", name),
+		Allow:  "--unsafe-namespace " + name,
 	}
 }

@@ -68,9 +68,9 @@ func Deletes(ctx context.Context, req Request, out *Writer) (*Summary, error) {
 
 func (b *builder) childrenLabel() string {
 	if r := b.Filter.Resource(); r != nil {
-		return r.String()
+		return r.Word()
 	}
-	return "keys"
+	return "key"
 }
 
 func (b *builder) consider(ctx context.Context, kv *mvccpb.KeyValue) error {
@@ -205,11 +205,14 @@ func (b *builder) addOwners(ctx context.Context) error {
 		// Far below childrenOrder, one order for each level of owners.
 		order := childrenOrder - 2*maxOwnerDepth + m.level
 		s := step(m.object, Owner, fmt.Sprintf("owns %d of the selected objects and would make them again", m.Makes))
-		if err := b.add(order, "owners", s, &first); err != nil {
+		if err := b.add(order, "owner", s, &first); err != nil {
 			return err
 		}
 		if levels[m.level] == nil {
-			levels[m.level] = &StageInfo{What: "owners"}
+			levels[m.level] = &StageInfo{What: m.Resource}
+		}
+		if levels[m.level].What != m.Resource {
+			levels[m.level].What = "owner"
 		}
 		levels[m.level].Steps++
 	}

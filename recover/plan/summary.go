@@ -64,7 +64,7 @@ type Blocked struct {
 
 // StageInfo describes one stage of the order of execution.
 type StageInfo struct {
-	What  string `json:"what"`
+	What  string `json:"what"` // the resource in the singular, or "owner" or "key"
 	Steps int64  `json:"steps"`
 }
 

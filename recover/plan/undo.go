@@ -182,9 +182,9 @@ func (b *undoBuilder) add(e undoEntry, ttl int64) error {
 	s.Action, s.ModRevision, s.CreateRevision, s.Warnings = Put, 0, 0, nil
 	s.Source, s.Position, s.SourceModRevision = e.source, e.at.String(), e.kv.ModRevision
 	s.Lease, s.LeaseTTL = e.kv.Lease, ttl
-	what := "keys"
+	what := "key"
 	if key.Resource != nil {
-		what = key.Resource.String()
+		what = key.Resource.Word()
 	}
 	st := b.stages[e.stage]
 	if st == nil {
