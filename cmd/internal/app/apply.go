@@ -29,7 +29,7 @@ func applyCommand() *command {
 			"etcd-rescue apply failed.jsonl --execute",
 			"etcd-rescue apply failed.jsonl --execute --yes -o json",
 		},
-		flags: slices.Concat(approvalFlags("carry it out"), []cli.Flag{maxPlanAgeFlag()}, paceFlags(), deletePaceFlags(),
+		flags: slices.Concat(approvalFlags("carry it out"), []cli.Flag{maxPlanAgeFlag(), unsafeLiveFlag()}, paceFlags(), deletePaceFlags(),
 			outputFlags("table, json, yaml"), connectionFlags()),
 		run: runApply,
 	}
@@ -96,10 +96,17 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 
 // plannedSelection teaches the catalog what the plan's selection names.
 func (s *session) plannedSelection(ctx context.Context, h plan.Header) (*codec.Resource, *filter.Selection, error) {
-	if h.Selection == nil || h.Selection.Resource == "" {
+	name := ""
+	if h.Selection != nil {
+		name = h.Selection.Resource
+	}
+	if name == "" && h.Etcd == "events" {
+		name = "events" // an undo there
+	}
+	if name == "" {
 		return nil, h.Selection, nil
 	}
-	r, err := s.lookup(ctx, h.Selection.Resource)
+	r, err := s.lookup(ctx, name)
 	return r, h.Selection, err
 }
 
@@ -107,6 +114,11 @@ func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) e
 	h, n := p.Header(), p.Trailer().Steps
 	for _, source := range h.Sources {
 		if err := j.openSource(ctx, source); err != nil {
+			return err
+		}
+	}
+	if h.Operation == operationUndo {
+		if err := j.checkLivePlan(ctx, p); err != nil {
 			return err
 		}
 	}
@@ -164,6 +176,30 @@ func (j *job) openSource(ctx context.Context, source plan.SourceFile) error {
 	}
 	j.sources = append(j.sources, f)
 	return nil
+}
+
+// checkLivePlan holds a saved undo to the rule that undo itself keeps to.
+func (j *job) checkLivePlan(ctx context.Context, p *plan.Plan) error {
+	alive, err := j.s.livingServers(ctx)
+	if err != nil || len(alive) == 0 {
+		return err
+	}
+	var owned int64
+	err = p.Steps(ctx, func(_ int, _ string, s plan.Step) error {
+		at, err := snapshots.ParsePosition(s.Position)
+		if err != nil || s.Source < 0 || s.Source >= len(j.sources) {
+			return fmt.Errorf("%s: the plan does not say where its bytes are", s)
+		}
+		kv, err := j.sources[s.Source].At(at)
+		if err == nil && len(codec.DecodeHead(kv.Value).Meta.Owners) > 0 {
+			owned++
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return j.s.checkLive(alive, owned)
 }
 
 // settlePlan waits and counts the plan's selection again.

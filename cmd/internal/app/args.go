@@ -186,11 +186,20 @@ func suggestFlag(all flagTable, name string) string {
 	return ""
 }
 
-// nearest returns the candidate within two edits of name, "" if none is.
+// nearest returns the candidate that name is the beginning of, or that is
+// within two edits of it, "" if none is. Of a name of three letters two edits
+// leave nothing, so one must do.
 func nearest(name string, candidates []string) string {
 	best, distance := "", 3
+	if len(name) < 4 {
+		distance = 2
+	}
 	for _, c := range candidates {
-		if d := edits(name, c); len(c) > 2 && d < distance {
+		d := edits(name, c)
+		if len(name) > 2 && strings.HasPrefix(c, name) {
+			d = min(d, 1)
+		}
+		if len(c) > 2 && d < distance {
 			best, distance = c, d
 		}
 	}

@@ -96,7 +96,7 @@ func (d *drill) keep() func(string) bool {
 }
 
 func (d *drill) serve(ctx context.Context) error {
-	d.say("It listens on %s until you press Ctrl-C. In a second terminal:\n", d.box.Endpoints()[0])
+	d.say("It listens on %s until you press Ctrl-C.\nIn a second terminal:\n", d.box.Endpoints()[0])
 	d.say("  export ETCDCTL_ENDPOINTS=%s", d.box.Endpoints()[0])
 	d.say("  etcd-rescue count --by namespace")
 	d.say("  etcd-rescue delete pods -n %s --owner job/%s", drillNamespace, drillJob)

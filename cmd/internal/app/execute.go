@@ -96,6 +96,9 @@ func (j *job) planPath(pass int) string {
 // about what stopped it before it could begin.
 func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*apply.Result, error) {
 	deletes := p.Header().Operation == operationDelete
+	if !j.report.begun() {
+		j.report.started = j.inv.Now() // what came before was reading and asking
+	}
 	if deletes && j.archive == nil {
 		if err := j.openArchive(p.Header()); err != nil {
 			return nil, err
@@ -185,9 +188,9 @@ func (j *job) checkSpace(sum *plan.Summary) error {
 	return nil
 }
 
-// archiveSize estimates the archive: the values, about 200 bytes more for
-// each entry's key and pages, and what bbolt allocates ahead.
-func archiveSize(sum *plan.Summary) int64 { return sum.Bytes + 200*sum.Steps + 64<<10 }
+// archiveSize estimates the archive, rather too large than too small: values
+// of one or two kilobytes leave a fifth of their pages unused.
+func archiveSize(sum *plan.Summary) int64 { return sum.Bytes*5/4 + 256*sum.Steps + 128<<10 }
 
 // judgeFor prepares judging again by a plan's own selection.
 func (j *job) judgeFor(sel *filter.Selection, overrides filter.Overrides) (plan.Judge, error) {

@@ -40,7 +40,7 @@ func exitCodes() []exitCode {
 		{exitFailed, "failed, or the archive cannot be written"},
 		{exitUsage, "bad invocation: unknown flag or resource, no selection"},
 		{exitPartial, "finished, but not all is well: items failed, skipped or unreadable"},
-		{exitRefused, "refused: guard, bound, foreign, edited or expired plan, unknown namespace, not approved"},
+		{exitRefused, "refused: guard, bound, unfit plan, unknown namespace, not approved"},
 		{exitConnect, "cannot reach etcd or authenticate to it"},
 		{exitSomething, "there is something to do (only with --detailed-exit-code)"},
 		{exitInterrupted, "interrupted"},
@@ -111,6 +111,8 @@ func explainFiles(err error) (code int, hint string, ok bool) {
 		return exitFailed, "another process holds the file: a running etcd, or another etcd-rescue; for a running etcd read it live, without --from", true
 	case errors.Is(err, snapshots.ErrNotDB):
 		return exitFailed, "give an etcd snapshot, a member's db file or an archive; unpack a compressed one first (zstd -d)", true
+	case errors.Is(err, apply.ErrSilent):
+		return exitFailed, "look at etcd first (status of its members, its disk, its logs); once it answers, carry on with the command above", true
 	case errors.Is(err, apply.ErrArchive):
 		return exitFailed, "nothing is deleted that is not archived; name a place with room by --archive-dir and run it again", true
 	}

@@ -261,7 +261,7 @@ func (pv *preview) order(w writer, verb string) {
 	w.line("")
 	w.line("Order")
 	for i, st := range pv.sum.Stages {
-		w.line("  %d. %s %s %s", i+1, verb, term.Count(st.Steps), st.What)
+		w.line("  %d. %s %s", i+1, verb, term.Plural(st.Steps, st.What))
 	}
 	w.line("First of them")
 	for _, s := range pv.sum.First {

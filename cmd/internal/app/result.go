@@ -17,8 +17,8 @@ type runReport struct {
 	cluster string
 	started time.Time
 	took    time.Duration // without the settle time
-	archive string // path, "" if nothing was archived
-	plan    string // path of the last pass's plan
+	archive string        // path, "" if nothing was archived
+	plan    string        // path of the last pass's plan
 	passes  []passReport
 	left    *leftover
 	present int64 // undo: were there before it began

@@ -250,7 +250,7 @@ func (s *session) clock(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	s.inv.say("ages count from %s, the newest time in the file (--now changes that)", s.newest.UTC().Format(time.RFC3339))
+	s.inv.say("ages count from %s, the newest time in it (--now changes that)", s.newest.UTC().Format(time.RFC3339))
 	return s.newest, nil
 }
 

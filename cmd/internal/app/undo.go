@@ -29,10 +29,14 @@ func undoCommand() *command {
 		flags: slices.Concat(approvalFlags("put back"), []cli.Flag{
 			&cli.BoolFlag{Name: flagWithLeased, Usage: "also put back objects that had a lease (events), under a new lease of the same length", Category: catSelection},
 			&cli.StringFlag{Name: flagPlan, Usage: "save the plan as `FILE` (without --execute), for apply", Category: catOutput},
-			&cli.Int64Flag{Name: flagUnsafeLive, Usage: "put back `COUNT` owned objects although an API server lives", Category: catPace},
+			unsafeLiveFlag(),
 		}, paceFlags(), outputFlags("table, json, yaml"), connectionFlags()),
 		run: runUndo,
 	}
+}
+
+func unsafeLiveFlag() cli.Flag {
+	return &cli.Int64Flag{Name: flagUnsafeLive, Usage: "put back `COUNT` owned objects although an API server lives", Category: catPace}
 }
 
 // undoing is one call of undo.
@@ -151,10 +155,10 @@ func (u *undoing) checkArchive(j *job) error {
 // livingServers names the API servers that hold a lease under masterleases.
 // They renew it every 10 s; it runs out 15 s after they stop
 // (k8s pkg/controlplane/instance.go).
-func (u *undoing) livingServers(ctx context.Context) ([]string, error) {
-	prefix := u.prefix + "masterleases/"
+func (s *session) livingServers(ctx context.Context) ([]string, error) {
+	prefix := s.prefix + "masterleases/"
 	var alive []string
-	err := u.mainSource.Scan(ctx, keyspace.Prefix(prefix), true, func(kv *mvccpb.KeyValue) error {
+	err := s.mainSource.Scan(ctx, keyspace.Prefix(prefix), true, func(kv *mvccpb.KeyValue) error {
 		alive = append(alive, strings.TrimPrefix(string(kv.Key), prefix))
 		return nil
 	})
@@ -213,21 +217,21 @@ func (u *undoing) newPreview(sum *plan.Summary, rev int64, path string) *preview
 // ownedNote says what the garbage collector may do with owned objects.
 func (u *undoing) ownedNote(n int64) string {
 	if len(u.alive) > 0 {
-		return fmt.Sprintf("%s have owners, and an API server lives (%s): stop kube-controller-manager on all masters first, undo, start it again; or accept that the garbage collector "+
+		return fmt.Sprintf("%s with owners, and an API server lives (%s): stop kube-controller-manager on all masters first, undo, start it again; or accept that the garbage collector "+
 			"may delete them again: --%s %d", objects(n), joinWords(u.alive), flagUnsafeLive, n)
 	}
-	return fmt.Sprintf("%s have owners: restart kube-controller-manager before the API servers come back, because its garbage collector remembers the owners as missing", objects(n))
+	return fmt.Sprintf("%s with owners: restart kube-controller-manager before the API servers come back, because its garbage collector remembers the owners as missing", objects(n))
 }
 
 // checkLive refuses to put owned objects under a live garbage collector.
-func (u *undoing) checkLive(sum *plan.Summary) error {
-	if len(u.alive) == 0 || sum.Owned == 0 || u.inv.Int64(flagUnsafeLive) == sum.Owned {
+func (s *session) checkLive(alive []string, owned int64) error {
+	if len(alive) == 0 || owned == 0 || s.inv.Int64(flagUnsafeLive) == owned {
 		return nil
 	}
 	return refuse(fmt.Sprintf("stop kube-controller-manager on all masters (move its manifest away) and the API servers too, undo, then start the controller-manager before them; or pass --%s %d",
-		flagUnsafeLive, sum.Owned),
+		flagUnsafeLive, owned),
 		"an API server lives (%s), and the garbage collector may delete the %s with owners again: it remembers missing owners until kube-controller-manager restarts",
-		joinWords(u.alive), objects(sum.Owned))
+		joinWords(alive), objects(owned))
 }
 
 func (u *undoing) execute(ctx context.Context, j *job, req plan.UndoRequest, h plan.Header) error {
@@ -251,7 +255,7 @@ func (u *undoing) execute(ctx context.Context, j *job, req plan.UndoRequest, h p
 	if sum.Steps == 0 {
 		return j.conclude(nil)
 	}
-	if err := u.checkLive(sum); err != nil {
+	if err := u.checkLive(u.alive, sum.Owned); err != nil {
 		return err
 	}
 	if err := u.approve(ctx, sum, h.Revision); err != nil {
