@@ -6,13 +6,15 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/util/json"
 )
 
 // Catalog is the set of resources that keys and names are resolved against.
-// It may be read by many goroutines at once, but not while AddCRD runs.
+// It is safe for concurrent use: custom kinds may be added while keys are read.
 type Catalog struct {
+	mu       sync.RWMutex
 	byPrefix map[string]*Resource   // Resource.Prefix
 	byName   map[string][]*Resource // plural, singular, short names, kind in lower case
 }
@@ -40,6 +42,8 @@ func (c *Catalog) AddCRD(value []byte) (*Resource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read CustomResourceDefinition %q: %w", crd.Metadata.Name, err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if old := c.byPrefix[r.Prefix]; old != nil && !old.Custom {
 		return nil, fmt.Errorf("read CustomResourceDefinition %q: keys belong to built-in %s", crd.Metadata.Name, old)
 	}
@@ -123,6 +127,8 @@ func (crd *crdHead) selectable() []string {
 // Resources returns everything in the catalog, internal ones included, sorted
 // by String.
 func (c *Catalog) Resources() []*Resource {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	list := make([]*Resource, 0, len(c.byPrefix))
 	for _, r := range c.byPrefix {
 		list = append(list, r)
@@ -140,7 +146,9 @@ func (c *Catalog) Resources() []*Resource {
 // if nothing matches.
 func (c *Catalog) Lookup(name string) (r *Resource, others []*Resource, ok bool) {
 	base, rest, qualified := strings.Cut(strings.ToLower(name), ".")
+	c.mu.RLock()
 	found := slices.Clone(c.byName[base])
+	c.mu.RUnlock()
 	if qualified {
 		found = slices.DeleteFunc(found, func(r *Resource) bool { return !matchesGroup(r, rest) })
 	}
@@ -193,6 +201,8 @@ func isVersion(s string) bool {
 // name it, in the kind's own spelling. Older groups that serve the same keys
 // are accepted.
 func (c *Catalog) ByKind(group, kind string) (*Resource, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	for _, r := range c.byName[strings.ToLower(kind)] {
 		if r.Kind == kind && r.inGroup(group) {
 			return r, true

@@ -29,6 +29,8 @@ func (c *Catalog) ParseKey(prefix, key string) (k Key, ok bool) {
 	if one == 0 {
 		return Key{}, false
 	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
 	two := one + strings.IndexByte(rest[one:], '/') + 1
 	if two > one {
 		if r := c.byPrefix[rest[:two]]; r != nil {
