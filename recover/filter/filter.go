@@ -126,19 +126,22 @@ func (f *Filter) parseAges() error {
 // checkProperties refuses a filter that could never match, because an empty
 // answer would look like "there are none".
 func (f *Filter) checkProperties() error {
-	if f.resource == nil || f.resource.Custom {
+	if f.resource == nil {
 		return nil
 	}
 	name := f.resource.String()
+	if f.sel.Namespace != "" && !f.resource.Namespaced {
+		return fmt.Errorf("%w: %s are not namespaced", ErrUsage, name)
+	}
 	if f.sel.Node != "" && name != "pods" {
 		return fmt.Errorf("%w: --node selects pods, %s are not bound to a node", ErrUsage, name)
+	}
+	if f.resource.Custom {
+		return nil
 	}
 	hasPhase := []string{"pods", "namespaces", "persistentvolumes", "persistentvolumeclaims"}
 	if f.sel.Phase != "" && !slices.Contains(hasPhase, name) {
 		return fmt.Errorf("%w: %s have no phase; these have: %v", ErrUsage, name, hasPhase)
-	}
-	if f.sel.Namespace != "" && !f.resource.Namespaced {
-		return fmt.Errorf("%w: %s are not namespaced", ErrUsage, name)
 	}
 	return nil
 }
@@ -259,6 +262,9 @@ func (f *Filter) byFields(o Object) (Decision, error) {
 		if set, err = codec.FieldSet(obj, f.resource); err != nil {
 			return Undecided, nil
 		}
+		// The key decides, here as for the usual fields: the value may name
+		// another object.
+		set["metadata.name"], set["metadata.namespace"] = o.Key.Name, o.Key.Namespace
 		break
 	}
 	if f.fields.Matches(set) {

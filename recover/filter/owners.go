@@ -3,6 +3,7 @@ package filter
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -122,29 +123,37 @@ func (w *Owners) get(ctx context.Context, key codec.Key) (*Object, error) {
 // number of owners that still exist in o's namespace. The owner itself need
 // not exist any more.
 func (w *Owners) OwnedBy(ctx context.Context, o Object, want OwnerRef) (bool, error) {
-	return w.ownedBy(ctx, o, want, 0)
-}
-
-func (w *Owners) ownedBy(ctx context.Context, o Object, want OwnerRef, depth int) (bool, error) {
-	for _, ref := range o.Head.Meta.Owners {
-		if ref.Kind == want.Kind && ref.Group() == want.Group && ref.Name == want.Name {
+	var seen map[string]bool // each owner once, however many ways lead to it
+	level := []*Object{&o}
+	for depth := 0; len(level) > 0 && depth <= maxDepth; depth++ {
+		if slices.ContainsFunc(level, func(o *Object) bool { return o.names(want) }) {
 			return true, nil
 		}
-	}
-	if depth == maxDepth {
-		return false, nil
-	}
-	for _, ref := range o.Head.Meta.Owners {
-		parent, err := w.Find(ctx, ref, o.Key.Namespace)
-		if err != nil {
-			return false, err
+		var above []*Object
+		for _, o := range level {
+			for _, ref := range o.Head.Meta.Owners {
+				parent, err := w.Find(ctx, ref, o.Key.Namespace)
+				if err != nil {
+					return false, err
+				}
+				if parent == nil || seen[string(parent.KV.Key)] {
+					continue
+				}
+				if seen == nil {
+					seen = map[string]bool{}
+				}
+				seen[string(parent.KV.Key)] = true
+				above = append(above, parent)
+			}
 		}
-		if parent == nil {
-			continue
-		}
-		if owned, err := w.ownedBy(ctx, *parent, want, depth+1); owned || err != nil {
-			return owned, err
-		}
+		level = above
 	}
 	return false, nil
+}
+
+// names reports whether want is among the owners that o itself names.
+func (o *Object) names(want OwnerRef) bool {
+	return slices.ContainsFunc(o.Head.Meta.Owners, func(ref codec.Owner) bool {
+		return ref.Kind == want.Kind && ref.Group() == want.Group && ref.Name == want.Name
+	})
 }

@@ -9,6 +9,7 @@ package filter
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -81,7 +82,7 @@ func (s Selection) String() string {
 	}
 	parts = append(parts, s.Names...)
 	for _, key := range s.Keys {
-		add("--key", key)
+		add("--etcd-key", key)
 	}
 	add("-n", s.Namespace)
 	if s.AllNamespaces {
@@ -120,6 +121,9 @@ func ParseAge(s string) (time.Duration, error) {
 		if err != nil {
 			return 0, badAge(s)
 		}
+		if time.Duration(n) > (math.MaxInt64-total)/unit.length {
+			return 0, badAge(s)
+		}
 		total += time.Duration(n) * unit.length
 		rest = after
 	}
@@ -127,7 +131,7 @@ func ParseAge(s string) (time.Duration, error) {
 		return total, nil
 	}
 	d, err := time.ParseDuration(rest)
-	if err != nil || d < 0 {
+	if err != nil || d < 0 || d > math.MaxInt64-total {
 		return 0, badAge(s)
 	}
 	return total + d, nil
