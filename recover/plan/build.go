@@ -133,7 +133,8 @@ func (b *builder) makers(ctx context.Context) ([]LiveOwner, error) {
 	})
 	for _, id := range ids {
 		ref := codec.Owner{APIVersion: id.apiVersion, Kind: id.kind, Name: id.name, UID: id.uid, Controller: true}
-		if _, err := b.climb(ctx, ref, id.namespace, b.refs[id], found, 0); err != nil {
+		a := &ascent{owners: b.Owners, makes: b.refs[id], found: found, levels: map[string]int{}}
+		if _, err := a.climb(ctx, ref, id.namespace, 0); err != nil {
 			return nil, err
 		}
 	}
@@ -147,36 +148,51 @@ func (b *builder) makers(ctx context.Context) ([]LiveOwner, error) {
 	return makers, nil
 }
 
-// maxOwnerDepth ends a circle of owner references.
+// maxOwnerDepth bounds a chain of owners. Real ones have two or three links.
 const maxOwnerDepth = 16
 
+// ascent follows owner references upwards from one owner.
+type ascent struct {
+	owners *filter.Owners
+	makes  int64 // selected objects below
+	found  map[string]*LiveOwner
+	// levels holds the owners met on this ascent, -1 while their own owners
+	// are looked for. Each is climbed to once: there may be circles.
+	levels map[string]int
+}
+
 // climb notes the owner that ref names, and its owners, if they exist. It
-// returns the owner's level: 0 has no owner above it.
-func (b *builder) climb(ctx context.Context, ref codec.Owner, namespace string, makes int64, found map[string]*LiveOwner, depth int) (int, error) {
-	o, err := b.Owners.Find(ctx, ref, namespace)
+// returns the owner's level: 0 has no owner above it, -1 means none found.
+func (a *ascent) climb(ctx context.Context, ref codec.Owner, namespace string, depth int) (int, error) {
+	o, err := a.owners.Find(ctx, ref, namespace)
 	if err != nil || o == nil || depth > maxOwnerDepth {
 		return -1, err
 	}
+	key := string(o.KV.Key)
+	if level, met := a.levels[key]; met {
+		return level, nil
+	}
+	a.levels[key] = -1
 	level := 0
 	for _, up := range o.Head.Meta.Owners {
 		if !up.Controller {
 			continue
 		}
-		above, err := b.climb(ctx, up, o.Key.Namespace, makes, found, depth+1)
+		above, err := a.climb(ctx, up, o.Key.Namespace, depth+1)
 		if err != nil {
 			return -1, err
 		}
 		level = max(level, above+1)
 	}
-	key := string(o.KV.Key)
-	if found[key] == nil {
-		found[key] = &LiveOwner{
+	a.levels[key] = level
+	if a.found[key] == nil {
+		a.found[key] = &LiveOwner{
 			Resource: o.Key.Resource.Word(), Namespace: o.Key.Namespace, Name: o.Key.Name,
 			Kubelet: o.Key.Resource.String() == "nodes", object: *o,
 		}
 	}
-	found[key].level = max(found[key].level, level)
-	found[key].Makes += makes
+	a.found[key].level = max(a.found[key].level, level)
+	a.found[key].Makes += a.makes
 	return level, nil
 }
 
@@ -190,15 +206,17 @@ func (b *builder) addOwners(ctx context.Context) error {
 		if m.Kubelet {
 			continue
 		}
-		d, err := b.Filter.Judge(ctx, m.object)
+		d, err := b.judgeOwner(ctx, m.object)
 		if err != nil {
 			return err
 		}
-		if m.Planned = true; d == filter.Keep {
+		if block := b.Filter.Guard(m.object, b.Overrides); block != nil {
+			if d != filter.Keep { // else it was counted as one of the selected
+				b.sum.block(block)
+			}
 			continue
 		}
-		if block := b.Filter.Guard(m.object, b.Overrides); block != nil {
-			b.sum.block(block)
+		if m.Planned = true; d == filter.Keep {
 			continue
 		}
 		b.sum.observe(m.object)
@@ -222,4 +240,18 @@ func (b *builder) addOwners(ctx context.Context) error {
 	b.sum.First = append(first, b.sum.First...)
 	b.sum.First = b.sum.First[:min(len(b.sum.First), FirstSteps)]
 	return nil
+}
+
+// judgeOwner judges an owner as one of the selected. Owners are remembered
+// without their values, so where judging needs one it is read again.
+func (b *builder) judgeOwner(ctx context.Context, o filter.Object) (filter.Decision, error) {
+	d, err := b.Filter.Judge(ctx, o)
+	if err != nil || d != filter.Undecided || o.Head.Err != nil {
+		return d, err
+	}
+	kv, err := b.Source.Get(ctx, string(o.KV.Key))
+	if err != nil || kv == nil {
+		return d, err
+	}
+	return b.Filter.Judge(ctx, b.Filter.Inspect(kv))
 }

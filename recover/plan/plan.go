@@ -64,6 +64,7 @@ type Step struct {
 	Source            int    `json:"source,omitempty"`   // index into Header.Sources
 	Position          string `json:"position,omitempty"` // where in the source
 	SourceModRevision int64  `json:"sourceModRevision,omitempty"`
+	Owned             bool   `json:"owned,omitempty"`    // it has owners
 	Lease             int64  `json:"lease,omitempty"`    // the lease it had
 	LeaseTTL          int64  `json:"leaseTTL,omitempty"` // seconds, as granted then
 }

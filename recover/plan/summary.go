@@ -171,6 +171,9 @@ func (s *Summary) Add(st Step) {
 	if st.Namespace != "" {
 		s.Namespaces[st.Namespace]++
 	}
+	if st.Owned {
+		s.Owned++
+	}
 	if n := len(s.Stages); n > 0 {
 		s.Stages[n-1].Steps++
 	}

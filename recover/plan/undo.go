@@ -175,13 +175,14 @@ func (b *undoBuilder) add(e undoEntry, ttl int64) error {
 	key, _ := b.Catalog.ParseKey(b.Prefix, string(e.kv.Key))
 	o := filter.Object{KV: e.kv, Key: key, Head: codec.DecodeHead(e.kv.Value), Size: int64(len(e.kv.Value))}
 	b.sum.observe(o)
-	if len(o.Head.Meta.Owners) > 0 {
+	owned := len(o.Head.Meta.Owners) > 0
+	if owned {
 		b.sum.Owned++
 	}
 	s := step(o, Restored, fmt.Sprintf("archived at revision %d", e.kv.ModRevision))
 	s.Action, s.ModRevision, s.CreateRevision, s.Warnings = Put, 0, 0, nil
 	s.Source, s.Position, s.SourceModRevision = e.source, e.at.String(), e.kv.ModRevision
-	s.Lease, s.LeaseTTL = e.kv.Lease, ttl
+	s.Owned, s.Lease, s.LeaseTTL = owned, e.kv.Lease, ttl
 	what := "key"
 	if key.Resource != nil {
 		what = key.Resource.Word()
