@@ -91,6 +91,11 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
+	if h.Operation == operationUndo {
+		if err := j.checkUndoPlan(ctx, p); err != nil {
+			return err
+		}
+	}
 	return j.executePlan(ctx, p, judge)
 }
 
@@ -110,18 +115,36 @@ func (s *session) plannedSelection(ctx context.Context, h plan.Header) (*codec.R
 	return r, h.Selection, err
 }
 
-func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
-	h, n := p.Header(), p.Trailer().Steps
-	for _, source := range h.Sources {
+// checkUndoPlan opens the files that the plan takes its bytes from, and
+// refuses owned objects under a live garbage collector as undo does.
+func (j *job) checkUndoPlan(ctx context.Context, p *plan.Plan) error {
+	for _, source := range p.Header().Sources {
 		if err := j.openSource(ctx, source); err != nil {
 			return err
 		}
 	}
-	if h.Operation == operationUndo {
-		if err := j.checkLivePlan(ctx, p); err != nil {
-			return err
+	var owned int64
+	err := p.Steps(ctx, func(_ int, _ string, s plan.Step) error {
+		if s.Owned {
+			owned++
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
+	alive, err := j.s.livingServers(ctx)
+	if err != nil {
+		return err
+	}
+	if owned > 0 {
+		j.report.notes = append(j.report.notes, alive.advice(owned))
+	}
+	return j.inv.checkLive(alive, owned)
+}
+
+func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
+	h, n := p.Header(), p.Trailer().Steps
 	if h.Operation == operationDelete {
 		j.besidePlan(p)
 		if err := j.checkSpace(&plan.Summary{Steps: n, Bytes: p.Trailer().Bytes}); err != nil {
@@ -174,32 +197,8 @@ func (j *job) openSource(ctx context.Context, source plan.SourceFile) error {
 	if err != nil {
 		return err
 	}
-	j.sources = append(j.sources, f)
+	j.sources, j.files = append(j.sources, f), append(j.files, f)
 	return nil
-}
-
-// checkLivePlan holds a saved undo to the rule that undo itself keeps to.
-func (j *job) checkLivePlan(ctx context.Context, p *plan.Plan) error {
-	alive, err := j.s.livingServers(ctx)
-	if err != nil || len(alive) == 0 {
-		return err
-	}
-	var owned int64
-	err = p.Steps(ctx, func(_ int, _ string, s plan.Step) error {
-		at, err := snapshots.ParsePosition(s.Position)
-		if err != nil || s.Source < 0 || s.Source >= len(j.sources) {
-			return fmt.Errorf("%s: the plan does not say where its bytes are", s)
-		}
-		kv, err := j.sources[s.Source].At(at)
-		if err == nil && len(codec.DecodeHead(kv.Value).Meta.Owners) > 0 {
-			owned++
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	return j.s.checkLive(alive, owned)
 }
 
 // settlePlan waits and counts the plan's selection again.

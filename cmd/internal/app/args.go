@@ -139,10 +139,10 @@ func (p *parsed) settle(commands []*command, given []string) error {
 	for _, name := range given {
 		f, ok := own[name]
 		if !ok {
-			return usage("see: etcd-rescue "+p.command.name+" --help", "%s has no flag --%s", p.command.name, name)
+			return usage("see: etcd-rescue "+p.command.name+" --help", "%s has no flag %s", p.command.name, dashed(name))
 		}
 		if seen[f] && !isSlice(f) {
-			return usage("", "flag --%s is given twice", name)
+			return usage("", "flag %s is given twice", dashed(name))
 		}
 		seen[f] = true
 	}
@@ -224,3 +224,6 @@ func edits(a, b string) int {
 	}
 	return row[len(b)]
 }
+
+// dashed writes a flag as it is typed.
+func dashed(name string) string { return strings.Repeat("-", min(len(name), 2)) + name }

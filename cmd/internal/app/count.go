@@ -107,6 +107,7 @@ func (c *counter) all(ctx context.Context, names []string) error {
 	if len(names) == 0 {
 		names = []string{""}
 	}
+	seen := map[string]bool{}
 	for _, name := range names {
 		var args []string
 		if name != "" {
@@ -116,6 +117,10 @@ func (c *counter) all(ctx context.Context, names []string) error {
 		if err != nil {
 			return err
 		}
+		if seen[sel.Resource] {
+			continue // named twice, as in "pods po"
+		}
+		seen[sel.Resource] = true
 		if err := c.selected(ctx, sel); err != nil {
 			return err
 		}

@@ -112,8 +112,7 @@ func (d *deletion) checkNarrow() error {
 
 // request reads the store at its present revision and prepares a plan of it.
 func (d *deletion) request(ctx context.Context, fresh bool) (plan.Request, error) {
-	r, _, _ := d.catalog.Lookup(d.sel.Resource)
-	src, client, _ := d.sourceFor(r)
+	src, client, _ := d.sourceOf(d.sel)
 	if fresh {
 		var err error
 		if src, err = keyspace.Pin(ctx, client, d.prefix, d.timeout); err != nil {
@@ -178,7 +177,7 @@ func (inv *invocation) somethingToDo(steps int64) error {
 }
 
 func (d *deletion) createPlan(ctx context.Context, req plan.Request, path string) (*plan.Writer, error) {
-	j, err := d.newJob(ctx, req.Filter.Resource(), d.inv.newRun(), "")
+	j, err := d.newJob(ctx, d.holds(d.sel), d.inv.newRun(), "")
 	if err != nil {
 		return nil, err
 	}
@@ -197,20 +196,24 @@ func (d *deletion) planHeader(j *job, req plan.Request, pass int) plan.Header {
 
 // checkSummary refuses what guards block, and more than the bound.
 func (d *deletion) checkSummary(sum *plan.Summary) error {
-	for _, b := range sum.Blocked {
-		hint := "nothing that reaches these keys is allowed"
-		if b.Allow != "" {
-			hint = "to delete them all the same add " + b.Allow
-		}
-		if d.sel.Namespace == "" && d.sel.Resource != "" && b.Allow != "" {
-			hint += ", to leave them out narrow the selection (-n, or --field-selector metadata.namespace!=NAME)"
-		}
-		return refuse(hint, "%s blocked: %s", objects(b.Count), b.Reason)
+	if len(sum.Blocked) > 0 {
+		return d.blocked(sum.Blocked[0])
 	}
 	if sum.Undecided > 0 {
 		d.inv.say("warning: %s not decided: they cannot be decoded, so the filter cannot select them", objects(sum.Undecided))
 	}
 	return d.checkBound(sum.Steps, 0)
+}
+
+func (d *deletion) blocked(b plan.Blocked) error {
+	hint := "nothing that reaches these keys is allowed"
+	if b.Allow != "" {
+		hint = "to delete them all the same add " + b.Allow
+	}
+	if r, _, ok := d.catalog.Lookup(d.sel.Resource); ok && r.Namespaced && d.sel.Namespace == "" && b.Allow != "" {
+		hint += ", to leave them out narrow the selection (-n, or --field-selector metadata.namespace!=NAME)"
+	}
+	return refuse(hint, "%s blocked: %s", objects(b.Count), b.Reason)
 }
 
 func (d *deletion) checkBound(steps, already int64) error {
@@ -231,7 +234,7 @@ func (d *deletion) execute(ctx context.Context) error {
 	if err := d.checkNamespace(ctx, req.Source, req.Filter); err != nil {
 		return err
 	}
-	j, err := d.newJob(ctx, req.Filter.Resource(), d.inv.newRun(), "deleting")
+	j, err := d.newJob(ctx, d.holds(d.sel), d.inv.newRun(), "deleting")
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -35,6 +36,7 @@ type job struct {
 	verb    string // for the progress: "deleting"
 	pacer   apply.Pacer
 	sources []apply.Bytes
+	files   []*snapshots.File // sources that the job itself opened
 	archive *snapshots.Archive
 	report  *runReport
 }
@@ -67,7 +69,7 @@ func (s *session) clusterUID(ctx context.Context) (string, error) {
 	if !errors.Is(err, keyspace.ErrNoIdentity) {
 		return uid, err
 	}
-	if s.inv.String(flagUnsafeCluster) == "none" {
+	if s.inv.String(flagUnsafeCluster) != "" {
 		return "", nil
 	}
 	return "", refuse("check --endpoints and --"+flagPrefix+"; if the Namespace kube-system itself is lost, pass --"+flagUnsafeCluster+" none",
@@ -132,24 +134,38 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 // openArchive makes the archive of this run, or goes on with it when the plan
 // is carried out again.
 func (j *job) openArchive(h plan.Header) error {
-	path := j.archivePath()
 	who := "unknown"
 	if u, err := user.Current(); err == nil {
 		who = u.Username
 	}
 	host, _ := os.Hostname() // information only
-	a, err := snapshots.CreateArchive(path, snapshots.ArchiveInfo{
+	info := snapshots.ArchiveInfo{
 		Tool: toolVersion(), Run: j.run, User: who, Host: host, Command: h.Command,
 		ClusterUID: j.uid, ClusterID: h.ClusterID, Etcd: j.etcd, Prefix: j.s.prefix, Time: j.inv.Now().UTC(),
-	})
-	if errors.Is(err, fs.ErrExist) {
-		a, err = j.reopenArchive(path)
+	}
+	path := j.archivePath()
+	a, err := j.createArchive(path, info)
+	for n := 2; errors.Is(err, snapshots.ErrNotArchive) && n < 10; n++ {
+		// A run that was killed while it made the archive leaves such a
+		// file, without an entry. It stays: what it is cannot be proved.
+		next := fmt.Sprintf("%s.%d.db", strings.TrimSuffix(j.archivePath(), ".db"), n)
+		j.inv.say("note: %s is no archive, as when a run is killed while making it; the archive is %s", path, next)
+		path = next
+		a, err = j.createArchive(path, info)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", apply.ErrArchive, err)
 	}
 	j.archive, j.report.archive = a, a.Path()
 	return nil
+}
+
+func (j *job) createArchive(path string, info snapshots.ArchiveInfo) (*snapshots.Archive, error) {
+	a, err := snapshots.CreateArchive(path, info)
+	if errors.Is(err, fs.ErrExist) {
+		return j.reopenArchive(path)
+	}
+	return a, err
 }
 
 func (j *job) reopenArchive(path string) (*snapshots.Archive, error) {
@@ -161,6 +177,11 @@ func (j *job) reopenArchive(path string) (*snapshots.Archive, error) {
 		a.Close()
 		return nil, fmt.Errorf("%s belongs to run %s of another cluster or plan", path, info.Run)
 	}
+	remark := fmt.Sprintf("%s %s", j.inv.Now().UTC().Format(time.RFC3339), j.inv.commandLine())
+	if err := a.Note("carried on", []byte(remark)); err != nil {
+		a.Close()
+		return nil, err
+	}
 	return a, nil
 }
 
@@ -170,6 +191,10 @@ func (j *job) close() {
 		j.archive.Close()
 		j.archive = nil
 	}
+	for _, f := range j.files {
+		f.Close()
+	}
+	j.files = nil
 }
 
 // checkSpace refuses to begin what cannot be archived.

@@ -109,12 +109,14 @@ func explainFiles(err error) (code int, hint string, ok bool) {
 		return exitRefused, "make the plan again, or allow its age with --max-plan-age", true
 	case errors.Is(err, snapshots.ErrLocked):
 		return exitFailed, "another process holds the file: a running etcd, or another etcd-rescue; for a running etcd read it live, without --from", true
-	case errors.Is(err, snapshots.ErrNotDB):
-		return exitFailed, "give an etcd snapshot, a member's db file or an archive; unpack a compressed one first (zstd -d)", true
-	case errors.Is(err, apply.ErrSilent):
-		return exitFailed, "look at etcd first (status of its members, its disk, its logs); once it answers, carry on with the command above", true
 	case errors.Is(err, apply.ErrArchive):
 		return exitFailed, "nothing is deleted that is not archived; name a place with room by --archive-dir and run it again", true
+	case errors.Is(err, snapshots.ErrNotDB):
+		return exitFailed, "give an etcd snapshot, a member's db file or an archive; unpack a compressed one first (zstd -d)", true
+	case errors.Is(err, snapshots.ErrDamaged):
+		return exitFailed, "the file is damaged: take another copy, or an older snapshot", true
+	case errors.Is(err, apply.ErrSilent):
+		return exitFailed, "look at etcd first (status of its members, its disk, its logs); once it answers, carry on with the command above", true
 	}
 	return 0, "", false
 }

@@ -88,7 +88,7 @@ func flagNames(f cli.Flag, d cli.DocGenerationFlag) string {
 	names := slices.Clone(f.Names())
 	slices.SortFunc(names, func(a, b string) int { return len(a) - len(b) })
 	for i, n := range names {
-		names[i] = strings.Repeat("-", min(len(n), 2)) + n
+		names[i] = dashed(n)
 	}
 	text := strings.Join(names, ", ")
 	if d.TakesValue() {

@@ -82,7 +82,7 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 	if sel.Resource != "" {
 		resource, _, _ = s.catalog.Lookup(sel.Resource)
 	}
-	src, _, _ := s.sourceFor(resource)
+	src, _, _ := s.sourceOf(sel)
 	f, _, err := s.filter(sel, src)
 	if err != nil {
 		return err
@@ -125,7 +125,7 @@ func (s *session) listVerdict(p *printer, undecided int64) error {
 	case undecided > 0:
 		return partial("they cannot be decoded, so the filter cannot decide on them; they are not listed", "%s not decided", objects(undecided))
 	case p.broken.count > 0:
-		return partial("they can still be counted, and deleted with --"+flagExactKey, "%s could not be decoded", objects(p.broken.count))
+		return partial("what cannot be decoded can still be counted, and deleted with --"+flagExactKey, "%s could not be shown whole", objects(p.broken.count))
 	case p.shown == 0:
 		s.inv.say("no objects found in %s", s.describe())
 	}

@@ -1,13 +1,10 @@
 package app
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-
-	"sigs.k8s.io/yaml"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
 )
@@ -38,18 +35,10 @@ func (inv *invocation) json() bool { return strings.HasPrefix(inv.format(), "jso
 
 // document prints a report as one JSON or YAML document.
 func (inv *invocation) document(doc any) error {
-	b, err := json.MarshalIndent(doc, "", "    ")
-	if err != nil {
-		return err
-	}
-	b = append(b, '\n')
 	if inv.format() == "yaml" {
-		if b, err = yaml.JSONToYAML(b); err != nil {
-			return err
-		}
+		return term.YAML(inv.Streams.Out, doc)
 	}
-	_, err = inv.Streams.Out.Write(b)
-	return err
+	return term.JSON(inv.Streams.Out, doc)
 }
 
 func (inv *invocation) table() *term.Table { return term.NewTable(inv.Streams.Out, inv.Streams.OutTTY) }

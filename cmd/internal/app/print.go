@@ -68,6 +68,10 @@ func (p *printer) cells(o filter.Object, columns []codec.Column) []string {
 	values[0] = o.Key.Name
 	if p.resource == nil {
 		values[0] = string(o.KV.Key)
+		if o.Head.Err != nil {
+			p.broken.add(fmt.Sprintf("%s (%s)", o.KV.Key, o.Head.Status))
+			values[1] = "<" + string(o.Head.Status) + ">"
+		}
 	} else if obj, err := codec.Decode(o.KV.Value, o.KV.ModRevision); err == nil {
 		copy(values, codec.Cells(obj, p.resource, p.now))
 		// The key is the truth: a copied value may carry another name.

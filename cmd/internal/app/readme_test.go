@@ -154,6 +154,8 @@ func runReadmeLine(t *testing.T, endpoint, line string) string {
 func steady(text string) string {
 	for _, p := range []struct{ from, to string }{
 		{`(?m)^deleted .* about .*\n|^put back .* about .*\n`, ""}, // progress, if it takes longer
+		{`\d+m\d+s|\b\d+s ago`, "AGE"},                             // a slow machine is a second later
+		{`  \d+s  `, "  AGE  "},
 		{`[0-9.,]+/s`, "N/s"},
 		{`took [0-9.]+m?s`, "took N"},
 		{`\bin [0-9.]+m?s`, "in N"},

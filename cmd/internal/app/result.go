@@ -35,6 +35,7 @@ type passReport struct {
 type leftover struct {
 	count  int64
 	wait   time.Duration
+	anew   bool // all of it was made since the last pass
 	makers []plan.LiveOwner
 }
 
@@ -74,7 +75,8 @@ func (r *runReport) stuck() bool {
 }
 
 func (r *runReport) settled(sum *plan.Summary, wait time.Duration) {
-	r.left = &leftover{count: sum.Steps, wait: wait, makers: sum.Makers}
+	anew := r.count(apply.Skipped)+r.count(apply.Failed) == 0
+	r.left = &leftover{count: sum.Steps, wait: wait, anew: anew, makers: sum.Makers}
 }
 
 func (r *runReport) problems() (problems []apply.Problem) {
@@ -94,10 +96,10 @@ func (j *job) conclude(err error) error {
 	case err != nil:
 		return err
 	case r.count(apply.Failed) > 0 || r.count(apply.Skipped) > 0 || r.differ > 0:
-		return partial("", "not all was done: %s failed, %s changed and were skipped",
+		return partial("", "not all was done; failed: %s; changed and skipped: %s",
 			objects(r.count(apply.Failed)), objects(r.count(apply.Skipped)+r.differ))
 	case r.left != nil && r.left.count > 0:
-		return partial("stop what makes them first (--with-owners), then run the same command again", "it has not stopped: %s again", objects(r.left.count))
+		return partial("stop what makes them first (--with-owners), then run the same command again", "it has not stopped: the selection finds %s", objects(r.left.count))
 	}
 	return nil
 }
@@ -156,9 +158,12 @@ func (w writer) leftover(l *leftover, err error) {
 	case l.count == 0:
 		w.line("It has stopped: after %s nothing that is selected is there.", l.wait)
 	default:
-		text := fmt.Sprintf("It has NOT stopped: %s again", objects(l.count))
+		text := fmt.Sprintf("It has NOT stopped: the selection finds %s", objects(l.count))
 		if l.wait > 0 {
-			text += fmt.Sprintf(" after %s, %.1f a second", l.wait, float64(l.count)/l.wait.Seconds())
+			text += fmt.Sprintf(" after %s", l.wait)
+		}
+		if l.anew && l.wait > 0 {
+			text += fmt.Sprintf(", %.1f a second", float64(l.count)/l.wait.Seconds())
 		}
 		w.line("%s", text)
 		for _, m := range l.makers {

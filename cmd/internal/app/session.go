@@ -20,6 +20,15 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 )
 
+// crdPrefix is where CustomResourceDefinitions are stored, below the prefix.
+const crdPrefix = "apiextensions.k8s.io/customresourcedefinitions/"
+
+// The names of a cluster's stores in plans and archives.
+const (
+	etcdMain   = "main"
+	etcdEvents = "events"
+)
+
 // session is an open store, live or a file, and what it takes to understand
 // it.
 type session struct {
@@ -153,12 +162,28 @@ func (s *session) close() {
 // sourceFor returns where a resource is read: events may have their own etcd.
 func (s *session) sourceFor(r *codec.Resource) (src keyspace.Source, client *clientv3.Client, etcd string) {
 	if s.eventsSource != nil && r != nil && r.Prefix == "events/" {
-		return s.eventsSource, s.events.Client, "events"
+		return s.eventsSource, s.events.Client, etcdEvents
 	}
 	if s.main != nil {
 		client = s.main.Client
 	}
-	return s.mainSource, client, "main"
+	return s.mainSource, client, etcdMain
+}
+
+// holds returns the resource by which the store of a selection is chosen; for
+// exact keys that is the one that the first of them names.
+func (s *session) holds(sel filter.Selection) *codec.Resource {
+	if len(sel.Keys) > 0 {
+		key, _ := s.catalog.ParseKey(s.prefix, sel.Keys[0])
+		return key.Resource
+	}
+	r, _, _ := s.catalog.Lookup(sel.Resource)
+	return r
+}
+
+// sourceOf is sourceFor for a selection.
+func (s *session) sourceOf(sel filter.Selection) (src keyspace.Source, client *clientv3.Client, etcd string) {
+	return s.sourceFor(s.holds(sel))
 }
 
 // sources returns every store, for commands over the whole registry.
@@ -177,7 +202,7 @@ func (s *session) learn(ctx context.Context) error {
 		return nil
 	}
 	s.crds = true
-	r := keyspace.Prefix(s.prefix + "apiextensions.k8s.io/customresourcedefinitions/")
+	r := keyspace.Prefix(s.prefix + crdPrefix)
 	return s.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
 		if _, err := s.catalog.AddCRD(kv.Value); err != nil {
 			s.inv.say("warning: %s cannot be read and its kind stays unknown: %v", kv.Key, err)
@@ -206,14 +231,32 @@ func (s *session) lookup(ctx context.Context, name string) (*codec.Resource, err
 		}
 		return nil, usage(hint, "unknown resource %q", name)
 	}
-	if len(others) > 0 {
-		var names []string
-		for _, o := range others {
-			names = append(names, o.String())
+	return r, s.sayOthers(ctx, name, r, others)
+}
+
+// sayOthers names what an ambiguous name could also mean. Custom kinds that
+// are not read yet are found by their definitions' keys, plural.group, which
+// costs next to nothing.
+func (s *session) sayOthers(ctx context.Context, name string, r *codec.Resource, others []*codec.Resource) error {
+	var names []string
+	for _, o := range others {
+		names = append(names, o.String())
+	}
+	if !s.crds && !r.Custom && !strings.Contains(name, ".") {
+		prefix := s.prefix + crdPrefix
+		same := keyspace.Range{Start: prefix + r.Plural + ".", End: prefix + r.Plural + "/"}
+		err := s.mainSource.Scan(ctx, same, true, func(kv *mvccpb.KeyValue) error {
+			names = append(names, strings.TrimPrefix(string(kv.Key), prefix))
+			return nil
+		})
+		if err != nil {
+			return err
 		}
+	}
+	if len(names) > 0 {
 		s.inv.say("note: %q is taken for %s; it could also mean %s", name, r, joinWords(names))
 	}
-	return r, nil
+	return nil
 }
 
 // owners follows owner references in a store.

@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/urfave/cli/v2"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 )
@@ -35,17 +32,13 @@ func undoCommand() *command {
 	}
 }
 
-func unsafeLiveFlag() cli.Flag {
-	return &cli.Int64Flag{Name: flagUnsafeLive, Usage: "put back `COUNT` owned objects although an API server lives", Category: catPace}
-}
-
 // undoing is one call of undo.
 type undoing struct {
 	*session
 	files   []*snapshots.File
 	sources []plan.SourceFile
 	info    snapshots.ArchiveInfo
-	alive   []string // API servers with a lease
+	alive   servers
 }
 
 func runUndo(ctx context.Context, inv *invocation) error {
@@ -111,7 +104,7 @@ func (u *undoing) openArchives(ctx context.Context, paths []string) error {
 
 func (u *undoing) run(ctx context.Context) error {
 	events, _, ok := u.catalog.Lookup("events")
-	if u.info.Etcd != "events" || !ok {
+	if u.info.Etcd != etcdEvents || !ok {
 		events = nil
 	}
 	j, err := u.newJob(ctx, events, u.inv.newRun(), "putting back")
@@ -150,19 +143,6 @@ func (u *undoing) checkArchive(j *job) error {
 		return refuse("give the etcd that holds events by --"+flagEventsEndpoints, "the archive comes from the %s etcd, this is the %s one", u.info.Etcd, j.etcd)
 	}
 	return nil
-}
-
-// livingServers names the API servers that hold a lease under masterleases.
-// They renew it every 10 s; it runs out 15 s after they stop
-// (k8s pkg/controlplane/instance.go).
-func (s *session) livingServers(ctx context.Context) ([]string, error) {
-	prefix := s.prefix + "masterleases/"
-	var alive []string
-	err := s.mainSource.Scan(ctx, keyspace.Prefix(prefix), true, func(kv *mvccpb.KeyValue) error {
-		alive = append(alive, strings.TrimPrefix(string(kv.Key), prefix))
-		return nil
-	})
-	return alive, err
 }
 
 func (u *undoing) preview(ctx context.Context, req plan.UndoRequest, h plan.Header) error {
@@ -209,29 +189,9 @@ func (u *undoing) newPreview(sum *plan.Summary, rev int64, path string) *preview
 	note(sum.Leased, "left out because of their lease (events): --"+flagWithLeased+" puts back those whose length is known")
 	note(sum.Superseded, "archived earlier under the same key: the newest bytes count")
 	if sum.Owned > 0 {
-		pv.notes = append(pv.notes, u.ownedNote(sum.Owned))
+		pv.notes = append(pv.notes, u.alive.note(sum.Owned))
 	}
 	return pv
-}
-
-// ownedNote says what the garbage collector may do with owned objects.
-func (u *undoing) ownedNote(n int64) string {
-	if len(u.alive) > 0 {
-		return fmt.Sprintf("%s with owners, and an API server lives (%s): stop kube-controller-manager on all masters first, undo, start it again; or accept that the garbage collector "+
-			"may delete them again: --%s %d", objects(n), joinWords(u.alive), flagUnsafeLive, n)
-	}
-	return fmt.Sprintf("%s with owners: restart kube-controller-manager before the API servers come back, because its garbage collector remembers the owners as missing", objects(n))
-}
-
-// checkLive refuses to put owned objects under a live garbage collector.
-func (s *session) checkLive(alive []string, owned int64) error {
-	if len(alive) == 0 || owned == 0 || s.inv.Int64(flagUnsafeLive) == owned {
-		return nil
-	}
-	return refuse(fmt.Sprintf("stop kube-controller-manager on all masters (move its manifest away) and the API servers too, undo, then start the controller-manager before them; or pass --%s %d",
-		flagUnsafeLive, owned),
-		"an API server lives (%s), and the garbage collector may delete the %s with owners again: it remembers missing owners until kube-controller-manager restarts",
-		joinWords(alive), objects(owned))
 }
 
 func (u *undoing) execute(ctx context.Context, j *job, req plan.UndoRequest, h plan.Header) error {
@@ -250,12 +210,12 @@ func (u *undoing) execute(ctx context.Context, j *job, req plan.UndoRequest, h p
 	}
 	j.report.present, j.report.differ = sum.Present, sum.Differing
 	if sum.Leased > 0 {
-		j.report.notes = append(j.report.notes, fmt.Sprintf("%s were left out because of their lease (events)", objects(sum.Leased)))
+		j.report.notes = append(j.report.notes, fmt.Sprintf("Left out because of their lease (events): %s.", objects(sum.Leased)))
 	}
 	if sum.Steps == 0 {
 		return j.conclude(nil)
 	}
-	if err := u.checkLive(u.alive, sum.Owned); err != nil {
+	if err := u.inv.checkLive(u.alive, sum.Owned); err != nil {
 		return err
 	}
 	if err := u.approve(ctx, sum, h.Revision); err != nil {
@@ -294,8 +254,7 @@ func (u *undoing) carryOut(ctx context.Context, j *job, path string, sum *plan.S
 		err = result.Stopped
 	}
 	if sum.Owned > 0 {
-		j.report.notes = append(j.report.notes, fmt.Sprintf("Restart kube-controller-manager on all masters%s: its garbage collector may remember the owners of %s as missing.",
-			map[bool]string{true: " now", false: " before the API servers come back"}[len(u.alive) > 0], objects(sum.Owned)))
+		j.report.notes = append(j.report.notes, u.alive.advice(sum.Owned))
 	}
 	return j.conclude(err)
 }
