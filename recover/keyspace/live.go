@@ -19,9 +19,12 @@ type Getter interface {
 const (
 	firstPage = 100
 	minPage   = 16
-	maxPage   = 5000
+	maxPage   = 500
+	// maxKeysPage is for pages without values, which weigh next to nothing.
+	maxKeysPage = 5000
 	// pageBytes is what one answer should weigh: etcd builds it in memory
-	// as a whole, and so does the client.
+	// as a whole, and so does the client. maxPage bounds what comes when
+	// large values follow small ones, which nothing announces.
 	pageBytes = 2 << 20
 	// slack is how many keys beyond the wanted ones GetAll reads over
 	// before it asks for the rest singly.
@@ -131,18 +134,23 @@ func (s *Live) readPages(ctx context.Context, r Range, keysOnly bool, pages chan
 		if err != nil || !resp.More || len(resp.Kvs) == 0 {
 			return
 		}
-		limit = nextLimit(resp.Kvs)
+		most := maxPage
+		if keysOnly {
+			most = maxKeysPage
+		}
+		limit = nextLimit(resp.Kvs, most)
 		start = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
 }
 
-// nextLimit lets the next page weigh about pageBytes, judged by the last one.
-func nextLimit(kvs []*mvccpb.KeyValue) int {
+// nextLimit lets the next page weigh about pageBytes, judged by the last one,
+// and hold at most so many keys.
+func nextLimit(kvs []*mvccpb.KeyValue, most int) int {
 	weight := 0
 	for _, kv := range kvs {
 		weight += len(kv.Key) + len(kv.Value)
 	}
-	return min(max(pageBytes*len(kvs)/max(weight, 1), minPage), maxPage)
+	return min(max(pageBytes*len(kvs)/max(weight, 1), minPage), most)
 }
 
 // Count implements Source. etcd answers it from its index, without touching
