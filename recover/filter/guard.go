@@ -32,13 +32,31 @@ func (f *Filter) Guard(o Object, allowed Overrides) *Block {
 	if !strings.HasPrefix(key, f.prefix) || key == f.prefix {
 		return &Block{Reason: fmt.Sprintf("key %q lies outside %s", key, f.prefix)}
 	}
-	if r := o.Key.Resource; r != nil && r.Internal {
-		return &Block{Reason: r.String() + " belong to the API servers alone"}
+	segments := strings.Split(strings.TrimPrefix(key, f.prefix), "/")
+	if slices.Contains(internalKeys(), segments[0]) {
+		return &Block{Reason: segments[0] + " belong to the API servers alone"}
+	}
+	if o.Key.Resource == nil {
+		return guardUnknown(segments, allowed)
 	}
 	if r := o.Key.Resource; r != nil && r.String() == "namespaces" {
 		return guardNamespace(o.Key.Name, append(systemNamespaces(), "default"), allowed)
 	}
 	return guardNamespace(o.Key.Namespace, systemNamespaces(), allowed)
+}
+
+// internalKeys are the first segments of keys that are no API objects.
+func internalKeys() []string { return []string{"masterleases", "peerserverleases", "ranges"} }
+
+// guardUnknown takes any segment of a key that no resource is known for as
+// the namespace that it may be.
+func guardUnknown(segments []string, allowed Overrides) *Block {
+	for _, s := range segments {
+		if b := guardNamespace(s, systemNamespaces(), allowed); b != nil {
+			return b
+		}
+	}
+	return nil
 }
 
 // GuardSelection returns why nothing that sel could select may be deleted,

@@ -59,6 +59,11 @@ func TestGuard(t *testing.T) {
 		{prefix + "peerserverleases/x", every, apiServersOwn("peerserverleases")},
 		{prefix + "ranges/serviceips", every, apiServersOwn("ranges")},
 		{prefix + "ranges/servicenodeports", every, apiServersOwn("ranges")},
+		{prefix + "masterleases/a/b", every, apiServersOwn("masterleases")},
+		{prefix + "rangesets/team/a", nil, nil},
+		{prefix + "newkinds/kube-system/a", nil, block("kube-system")},
+		{prefix + "newkinds/kube-system/a", []string{"kube-system"}, nil},
+		{prefix + "newkinds/team/a", nil, nil},
 
 		{"talos:v1:x", every, outside("talos:v1:x")},
 		{"compact_rev_key", every, outside("compact_rev_key")},

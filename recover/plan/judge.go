@@ -21,6 +21,9 @@ type Judge struct {
 // if not, why says why.
 func (j Judge) StillMeant(ctx context.Context, s Step, kv *mvccpb.KeyValue) (meant bool, why string, err error) {
 	o := j.Filter.Inspect(kv)
+	if s.UID != "" && o.Head.Err != nil {
+		return false, "it changed, and cannot be decoded any more", nil
+	}
 	if s.UID != "" && o.Head.Meta.UID != s.UID {
 		return false, "it was deleted and made again meanwhile", nil
 	}

@@ -54,7 +54,7 @@ func TestStillMeant(t *testing.T) {
 		{"owner gone", ofJob, selected, disowned.entry(9), nil, whyChanged},
 		{"something else changed", ofJob, selected, relabelled.entry(9), nil, ""},
 		{"by name, something changed", S{Resource: "pods", Namespace: "a", Names: []string{"p"}}, selected, relabelled.entry(9), nil, ""},
-		{"readable no more", web, selected, encrypted(1), nil, whyAgain},
+		{"readable no more", web, selected, encrypted(1), nil, "it changed, and cannot be decoded any more"},
 		{"never readable, the same life", S{Keys: []string{podKey}}, unread, encrypted(1), nil, ""},
 		{"never readable, made again", S{Keys: []string{podKey}}, unread, encrypted(8), nil, whyKeyAgain},
 		{"never readable, not decided on", web, unread, encrypted(1), nil, whyChanged},
