@@ -123,7 +123,11 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 	if j.archive != nil {
 		run.Archive = j.archive
 	}
+	unhook := context.AfterFunc(ctx, func() {
+		progress.Message("interrupted: finishing what is in flight; Ctrl-C again leaves at once")
+	})
 	result, err := run.Plan(ctx, p)
+	unhook()
 	progress.Finish()
 	if result != nil {
 		j.report.add(p, result)
