@@ -219,7 +219,7 @@ func (s *Sandbox) ready(ctx context.Context, cfg serverConfig) error {
 	defer c.Close()
 	for {
 		ok, err := itself(ctx, c, cfg)
-		if cause := context.Cause(ctx); err != nil && cause != nil {
+		if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, errPortTaken) {
 			err = cause
 		}
 		if err != nil {

@@ -99,7 +99,7 @@ func (c *child) run(ctx context.Context) error {
 			c.answerServed(s)
 		case err := <-ended:
 			c.running = nil
-			c.answer(answer{Exited: true, Error: err.Error()})
+			c.answer(answer{Exited: true, Error: err.Error(), PortTaken: errors.Is(err, errPortTaken)})
 		case <-ctx.Done():
 			return c.cleanUp()
 		}
@@ -211,9 +211,6 @@ func startForeign(ctx context.Context, cfg serverConfig, stderr io.Writer) (serv
 		f.stop()
 		// Ours or not, the end of the server is the better reason.
 		err = <-f.ended
-		if portTaken(log.last()) {
-			err = fmt.Errorf("%w: %w", errPortTaken, err)
-		}
 		return nil, fmt.Errorf("start %q: %w", cfg.Server, err)
 	}
 	return f, nil
@@ -234,7 +231,12 @@ func (f *foreign) launch(log *tail) error {
 		if err = f.cmd.Wait(); err == nil {
 			err = errors.New("exit status 0")
 		}
-		f.ended <- fmt.Errorf("the server ended: %w%s", err, log.last())
+		err = fmt.Errorf("the server ended: %w%s", err, log.last())
+		if portTaken(log.last()) {
+			// Who listens there may have been taken for this server.
+			err = fmt.Errorf("%w: %w", errPortTaken, err)
+		}
+		f.ended <- err
 		close(f.done)
 	}()
 	return <-started
