@@ -143,6 +143,9 @@ func (e *engine) archive(stage int, items []item) error {
 	if err := e.Archive.Append(stage, kvs, ttls); err != nil {
 		return fmt.Errorf("%w: %w", ErrArchive, err)
 	}
+	for _, kv := range kvs {
+		kv.Value = nil // a delete needs the revision only
+	}
 	return nil
 }
 

@@ -125,7 +125,7 @@ func TestUndoResolvesAmbiguousAnswers(t *testing.T) {
 		p, _ := s.undoPlan(false, f)
 		r := undoRun(s, f)
 		r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
-			if n%2 == 0 {
+			if n%3 == 0 && n <= faults {
 				return rpctypes.ErrTimeout, applied
 			}
 			return nil, false
