@@ -79,7 +79,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // endpoints.
 func Failures(err error) []*Error {
 	var one *Error
-	if e, ok := err.(*Error); ok { //nolint:errorlint // the tree is walked by hand below
+	if e, ok := err.(*Error); ok { // the tree is walked by hand below
 		return []*Error{e}
 	}
 	if many, ok := err.(interface{ Unwrap() []error }); ok {

@@ -72,7 +72,7 @@ func (m tlsMaterial) clientConfig(skipVerify bool) *tls.Config {
 		RootCAs:            m.roots,
 		MinVersion:         tls.VersionTLS12,
 		NextProtos:         []string{"h2"},
-		InsecureSkipVerify: skipVerify, //nolint:gosec // only if asked for by --insecure-skip-tls-verify
+		InsecureSkipVerify: skipVerify, // only if asked for by --insecure-skip-tls-verify
 	}
 	if m.cert != nil {
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return m.cert, nil }
