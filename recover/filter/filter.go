@@ -210,8 +210,8 @@ func (f *Filter) Judge(ctx context.Context, o Object) (Decision, error) {
 }
 
 func (f *Filter) byKey(o Object) bool {
-	if len(f.sel.Keys) > 0 {
-		return slices.Contains(f.sel.Keys, string(o.KV.Key))
+	if len(f.sel.Keys) > 0 && !slices.Contains(f.sel.Keys, string(o.KV.Key)) {
+		return false
 	}
 	if f.resource != nil && (o.Key.Resource == nil || o.Key.Resource.Prefix != f.resource.Prefix) {
 		return false

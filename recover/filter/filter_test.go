@@ -42,6 +42,7 @@ func TestSelectedInTheZoo(t *testing.T) {
 		{"another group of the same kind", S{Resource: "jobs.batch.volcano.sh", Namespace: "team"}, []string{"batch.volcano.sh/jobs/team/train-0"}},
 		{"a resource below another name", S{Resource: "services", Names: []string{"volcano-admission-service"}}, []string{"services/specs/volcano-system/volcano-admission-service"}},
 		{"keys", S{Keys: []string{prefix + "pods/team/guarded", "talos:v1:x", prefix + "pods/team/none", "talos:v1:x"}}, []string{"pods/team/guarded", "talos:v1:x"}},
+		{"keys and a namespace", S{Keys: []string{prefix + "pods/team/guarded", prefix + "minions/w-9"}, Namespace: "team"}, []string{"pods/team/guarded"}},
 		{"keys and a flag", S{Keys: []string{prefix + "pods/team/guarded", prefix + "pods/team/guarded-live"}, Terminating: true}, []string{"pods/team/guarded"}},
 		{"labels", S{Resource: "pods", Labels: "app=notebook"}, []string{"pods/sandbox-7/notebook-674cd6c774-l4m25"}},
 		{"a set of labels", S{Resource: "deployments.apps", Labels: "app in (api, cache),app!=cache"}, []string{"deployments/team/api"}},
