@@ -151,7 +151,7 @@ func (r Run) Plan(ctx context.Context, p *plan.Plan) (*Result, error) {
 	r.defaults()
 	e := &engine{
 		Run: r, ctx: ctx, result: &Result{Steps: p.Trailer().Steps},
-		work: make(chan item), leases: map[int64]int64{}, granted: map[int64]clientv3.LeaseID{},
+		work: make(chan item, batchSteps), leases: map[int64]int64{}, granted: map[int64]clientv3.LeaseID{},
 	}
 	var cancel context.CancelCauseFunc
 	e.ctx, cancel = context.WithCancelCause(ctx)
@@ -200,8 +200,8 @@ func (r *Run) defaults() {
 type item struct {
 	stage int
 	step  plan.Step
-	// kv is what a put writes, or what a delete has archived; of the
-	// latter the value is gone by then.
+	// kv is what a delete has archived, without the value, so that many
+	// steps may wait for a worker while the next batch is prepared.
 	kv *mvccpb.KeyValue
 }
 

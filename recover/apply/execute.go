@@ -117,6 +117,10 @@ func (e *engine) delete(ctx context.Context, it item) (Outcome, string) {
 // put writes one key that does not exist.
 func (e *engine) put(ctx context.Context, it item) (Outcome, string) {
 	key := it.step.Key
+	kv, err := e.bytesOf(it.step)
+	if err != nil {
+		return Failed, e.fatal(err).Error()
+	}
 	unsure := false
 	var last error
 	for attempt := 0; attempt <= e.Retries; attempt++ {
@@ -124,12 +128,12 @@ func (e *engine) put(ctx context.Context, it item) (Outcome, string) {
 		if err == nil {
 			var now *mvccpb.KeyValue
 			var done bool
-			put := clientv3.OpPut(key, string(it.kv.Value), clientv3.WithLease(lease))
+			put := clientv3.OpPut(key, string(kv.Value), clientv3.WithLease(lease))
 			now, done, err = e.guarded(ctx, key, it.step.ModRevision, put)
 			switch {
 			case done:
 				return Created, ""
-			case err == nil && now != nil && bytes.Equal(now.Value, it.kv.Value):
+			case err == nil && now != nil && bytes.Equal(now.Value, kv.Value):
 				if unsure {
 					return Created, ""
 				}
@@ -143,7 +147,7 @@ func (e *engine) put(ctx context.Context, it item) (Outcome, string) {
 		case errors.Is(rpctypes.Error(err), rpctypes.ErrNoSpace):
 			// The applier may say so after it has applied a put
 			// (server/etcdserver/apply/quota.go).
-			return e.wasPut(ctx, it, err)
+			return e.wasPut(ctx, kv, err)
 		case classify(err) == fatal:
 			return Failed, err.Error()
 		case classify(err) == ambiguous:
@@ -156,9 +160,9 @@ func (e *engine) put(ctx context.Context, it item) (Outcome, string) {
 	return Failed, e.gaveUp(last)
 }
 
-func (e *engine) wasPut(ctx context.Context, it item, cause error) (Outcome, string) {
-	now, err := keyspace.Current(e.Store, e.Timeout).Get(ctx, it.step.Key)
-	if err == nil && now != nil && bytes.Equal(now.Value, it.kv.Value) {
+func (e *engine) wasPut(ctx context.Context, kv *mvccpb.KeyValue, cause error) (Outcome, string) {
+	now, err := keyspace.Current(e.Store, e.Timeout).Get(ctx, string(kv.Key))
+	if err == nil && now != nil && bytes.Equal(now.Value, kv.Value) {
 		return Created, ""
 	}
 	return Failed, cause.Error()

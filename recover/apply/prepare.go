@@ -13,8 +13,8 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 )
 
-// prepare makes a batch ready for the workers: deletes are read and archived,
-// puts get their bytes. Steps that are decided by that are recorded here.
+// prepare makes a batch ready for the workers: deletes are read and archived.
+// Steps that are decided by that are recorded here.
 func (e *engine) prepare(stage int, steps []plan.Step) ([]item, error) {
 	var deletes, puts []plan.Step
 	for _, s := range steps {
@@ -32,11 +32,7 @@ func (e *engine) prepare(stage int, steps []plan.Step) ([]item, error) {
 		return nil, err
 	}
 	for _, s := range puts {
-		kv, err := e.bytesOf(s)
-		if err != nil {
-			return nil, e.fatal(err)
-		}
-		items = append(items, item{stage, s, kv})
+		items = append(items, item{stage: stage, step: s})
 	}
 	return items, nil
 }
