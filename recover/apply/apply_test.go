@@ -57,13 +57,14 @@ func TestEveryChangeIsOneTransactionOnOneKey(t *testing.T) {
 // failingArchive fails at the n-th Append and from then on.
 type failingArchive struct {
 	*snapshots.Archive
-	n, calls int
+	n     int64
+	calls atomic.Int64
 }
 
 var errDisk = errors.New("no space left on device")
 
 func (a *failingArchive) Append(stage int, kvs []*mvccpb.KeyValue, ttl map[int64]int64) error {
-	if a.calls++; a.calls >= a.n {
+	if a.calls.Add(1) >= a.n {
 		return errDisk
 	}
 	return a.Archive.Append(stage, kvs, ttl)
@@ -71,7 +72,7 @@ func (a *failingArchive) Append(stage int, kvs []*mvccpb.KeyValue, ttl map[int64
 
 func TestNothingIsDeletedThatIsNotArchived(t *testing.T) {
 	t.Parallel()
-	for n := 1; n <= 3; n++ {
+	for n := int64(1); n <= 3; n++ {
 		t.Run(fmt.Sprintf("append %d fails", n), func(t *testing.T) {
 			t.Parallel()
 			s := newStore(t)
@@ -214,13 +215,14 @@ func TestKeyThatChangesUnderTheTransaction(t *testing.T) {
 // changeAfter calls change right after the n-th batch is archived.
 type changeAfter struct {
 	*snapshots.Archive
-	n, calls int
-	change   func()
+	n      int64
+	calls  atomic.Int64 // the workers archive too, what changed under them
+	change func()
 }
 
 func (a *changeAfter) Append(stage int, kvs []*mvccpb.KeyValue, ttl map[int64]int64) error {
 	err := a.Archive.Append(stage, kvs, ttl)
-	if a.calls++; a.calls == a.n {
+	if a.calls.Add(1) == a.n {
 		a.change()
 	}
 	return err
