@@ -19,16 +19,6 @@ func JSON(w io.Writer, v any) error {
 	return nil
 }
 
-// JSONLine writes v on a single line.
-func JSONLine(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return fmt.Errorf("write JSON: %w", err)
-	}
-	return nil
-}
-
 // YAML writes v, as its JSON form says, as one YAML document without "---".
 func YAML(w io.Writer, v any) error {
 	b, err := yaml.Marshal(v)
