@@ -151,7 +151,8 @@ func (e *engine) ttl(lease int64) (int64, error) {
 	if ttl, known := e.leases[lease]; known || e.Leases == nil {
 		return ttl, nil
 	}
-	ctx, cancel := context.WithTimeout(e.ctx, e.Timeout)
+	// Also after an interrupt: a step that is begun is finished.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), e.Timeout)
 	defer cancel()
 	ttl, err := e.Leases.GrantedTTL(ctx, lease)
 	if err != nil {
