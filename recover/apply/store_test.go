@@ -101,13 +101,13 @@ func (s *store) revision() int64 {
 
 func (s *store) filter(sel filter.Selection) (*filter.Filter, *filter.Owners, keyspace.Source) {
 	s.t.Helper()
-	catalog := codec.NewCatalog()
+	reader := &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}
 	src, err := keyspace.Pin(s.t.Context(), s.Client, prefix, 10*time.Second)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	owners := filter.NewOwners(src, catalog, prefix, nil)
-	f, err := filter.New(sel, catalog, prefix, owners)
+	owners := filter.NewOwners(src, reader, nil)
+	f, err := filter.New(sel, reader, owners)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -27,10 +27,9 @@ const (
 
 // Object is one stored object as a filter sees it.
 type Object struct {
-	KV   *mvccpb.KeyValue // the value may be nil where only metadata is kept
-	Key  codec.Key        // zero Resource for a key that is no object's
-	Head codec.Head
-	Size int64 // bytes of the value
+	KV *mvccpb.KeyValue // the value may be nil where only metadata is kept
+	codec.Value
+	Size int64 // bytes of the stored value
 }
 
 // Name is how messages name the object: "pod ops-tools/error-ret-xyz", or its
@@ -52,8 +51,7 @@ func (o Object) Namespace() string { return o.Key.Namespace }
 // Filter judges objects by a Selection. It is safe for concurrent use.
 type Filter struct {
 	sel       Selection
-	catalog   *codec.Catalog
-	prefix    string
+	reader    *codec.Reader
 	owners    *Owners
 	resource  *codec.Resource
 	labels    labels.Selector
@@ -65,10 +63,10 @@ type Filter struct {
 // New prepares a Selection for judging. Errors wrap ErrUsage: a selector that
 // cannot be parsed, a field that the resource cannot be selected by, a filter
 // that the resource has no such property for.
-func New(sel Selection, catalog *codec.Catalog, prefix string, owners *Owners) (*Filter, error) {
-	f := &Filter{sel: sel, catalog: catalog, prefix: prefix, owners: owners}
+func New(sel Selection, reader *codec.Reader, owners *Owners) (*Filter, error) {
+	f := &Filter{sel: sel, reader: reader, owners: owners}
 	if sel.Resource != "" {
-		r, _, ok := catalog.Lookup(sel.Resource)
+		r, _, ok := reader.Catalog.Lookup(sel.Resource)
 		if !ok {
 			return nil, fmt.Errorf("%w: unknown resource %q", ErrUsage, sel.Resource)
 		}
@@ -165,13 +163,13 @@ func (f *Filter) Ranges() []keyspace.Range {
 	case len(s.Keys) > 0:
 		exact = slices.Clone(s.Keys)
 	case f.resource == nil:
-		return []keyspace.Range{keyspace.Prefix(f.prefix)}
+		return []keyspace.Range{keyspace.Prefix(f.reader.Prefix)}
 	case len(s.Names) > 0 && (s.Namespace != "" || !f.resource.Namespaced):
 		for _, name := range s.Names {
-			exact = append(exact, codec.Key{Resource: f.resource, Namespace: s.Namespace, Name: name}.Path(f.prefix))
+			exact = append(exact, codec.Key{Resource: f.resource, Namespace: s.Namespace, Name: name}.Path(f.reader.Prefix))
 		}
 	default:
-		start, end := f.resource.Range(f.prefix, s.Namespace)
+		start, end := f.resource.Range(f.reader.Prefix, s.Namespace)
 		return []keyspace.Range{{Start: start, End: end}}
 	}
 	slices.Sort(exact)
@@ -182,10 +180,14 @@ func (f *Filter) Ranges() []keyspace.Range {
 	return ranges
 }
 
-// Inspect decodes what judging needs of one key and its value.
-func (f *Filter) Inspect(kv *mvccpb.KeyValue) Object {
-	key, _ := f.catalog.ParseKey(f.prefix, string(kv.Key))
-	return Object{KV: kv, Key: key, Head: codec.DecodeHead(kv.Value), Size: int64(len(kv.Value))}
+// Inspect decrypts and decodes what judging needs of one key and its value.
+func (f *Filter) Inspect(ctx context.Context, kv *mvccpb.KeyValue) Object {
+	return NewObject(ctx, f.reader, kv)
+}
+
+// NewObject reads one key and its value.
+func NewObject(ctx context.Context, reader *codec.Reader, kv *mvccpb.KeyValue) Object {
+	return Object{KV: kv, Value: reader.Read(ctx, string(kv.Key), kv.Value), Size: int64(len(kv.Value))}
 }
 
 // Judge decides on one object. An error means that an owner could not be read
@@ -255,7 +257,7 @@ func (f *Filter) byFields(o Object) (Decision, error) {
 		if _, ok := set[r.Field]; ok {
 			continue
 		}
-		obj, err := codec.Decode(o.KV.Value, o.KV.ModRevision)
+		obj, err := codec.Decode(o.Plain, o.KV.ModRevision)
 		if err != nil {
 			return Undecided, nil
 		}

@@ -199,7 +199,7 @@ func (w *world) judge(f *filter.Filter, key string) filter.Decision {
 	if err != nil || kv == nil {
 		w.t.Fatalf("%s: %v, %v", key, kv, err)
 	}
-	d, err := f.Judge(w.t.Context(), f.Inspect(kv))
+	d, err := f.Judge(w.t.Context(), f.Inspect(w.t.Context(), kv))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -267,7 +267,7 @@ func TestBadSelectionIsAUsageError(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := filter.New(tt.sel, w.catalog, prefix, w.owners)
+			_, err := filter.New(tt.sel, w.reader, w.owners)
 			if !errors.Is(err, filter.ErrUsage) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("New: %v, want ErrUsage that says %q", err, tt.want)
 			}
@@ -335,7 +335,7 @@ func TestRangesHoldAllThatIsKept(t *testing.T) {
 		f := w.filter(sel)
 		var want []string
 		err := w.src.Scan(t.Context(), keyspace.Range{Start: "\x00", End: "\x00"}, false, func(kv *mvccpb.KeyValue) error {
-			d, err := f.Judge(t.Context(), f.Inspect(kv))
+			d, err := f.Judge(t.Context(), f.Inspect(w.t.Context(), kv))
 			// With neither resource nor keys only the prefix is looked through.
 			if d == filter.Keep {
 				want = append(want, string(kv.Key))
@@ -366,7 +366,7 @@ func TestObjectsAreNamedAsPeopleDo(t *testing.T) {
 		prefix + "pods/team":          prefix + "pods/team",
 		prefix + "unknown/team/thing": prefix + "unknown/team/thing",
 	} {
-		o := f.Inspect(&mvccpb.KeyValue{Key: []byte(key)})
+		o := f.Inspect(t.Context(), &mvccpb.KeyValue{Key: []byte(key)})
 		if got := o.Name(); got != want {
 			t.Errorf("%s is named %q, want %q", key, got, want)
 		}

@@ -29,10 +29,10 @@ func systemNamespaces() []string { return []string{"kube-system", "kube-public",
 // which API servers never make again with the same content.
 func (f *Filter) Guard(o Object, allowed Overrides) *Block {
 	key := string(o.KV.Key)
-	if !strings.HasPrefix(key, f.prefix) || key == f.prefix {
-		return &Block{Reason: fmt.Sprintf("key %q lies outside %s", key, f.prefix)}
+	if !strings.HasPrefix(key, f.reader.Prefix) || key == f.reader.Prefix {
+		return &Block{Reason: fmt.Sprintf("key %q lies outside %s", key, f.reader.Prefix)}
 	}
-	segments := strings.Split(strings.TrimPrefix(key, f.prefix), "/")
+	segments := strings.Split(strings.TrimPrefix(key, f.reader.Prefix), "/")
 	if slices.Contains(internalKeys(), segments[0]) {
 		return &Block{Reason: segments[0] + " belong to the API servers alone"}
 	}

@@ -73,7 +73,7 @@ func TestGuard(t *testing.T) {
 		{"/other/registry/pods/team/p", every, outside("/other/registry/pods/team/p")},
 	}
 	for _, tt := range tests {
-		o := f.Inspect(&mvccpb.KeyValue{Key: []byte(tt.key)})
+		o := f.Inspect(t.Context(), &mvccpb.KeyValue{Key: []byte(tt.key)})
 		if diff := cmp.Diff(tt.want, f.Guard(o, filter.Overrides{Namespaces: tt.allowed})); diff != "" {
 			t.Errorf("Guard of %s with %v (-want +got):\n%s", tt.key, tt.allowed, diff)
 		}
@@ -90,7 +90,7 @@ func TestGuardAgreesInTheZoo(t *testing.T) {
 	blocked, never := 0, 0
 	for _, r := range f.Ranges() {
 		err := w.src.Scan(t.Context(), r, false, func(kv *mvccpb.KeyValue) error {
-			o := f.Inspect(kv)
+			o := f.Inspect(t.Context(), kv)
 			if f.Guard(o, filter.Overrides{}) != nil {
 				blocked++
 			}

@@ -28,9 +28,8 @@ const maxDepth = 16
 
 // Owners follows owner references upwards. It is safe for concurrent use.
 type Owners struct {
-	src     Getter
-	catalog *codec.Catalog
-	prefix  string
+	src    Getter
+	reader *codec.Reader
 	// learn teaches the catalog the custom kinds. It is called once, when
 	// the first unknown kind is met, because reading them costs something.
 	learn   func(context.Context) error
@@ -42,20 +41,20 @@ type Owners struct {
 
 // NewOwners reads owners from src. learn is called at most once, when a kind
 // is met that the catalog does not know; it adds the custom ones.
-func NewOwners(src Getter, catalog *codec.Catalog, prefix string, learn func(context.Context) error) *Owners {
-	return &Owners{src: src, catalog: catalog, prefix: prefix, learn: learn, cache: map[string]*Object{}}
+func NewOwners(src Getter, reader *codec.Reader, learn func(context.Context) error) *Owners {
+	return &Owners{src: src, reader: reader, learn: learn, cache: map[string]*Object{}}
 }
 
 // key returns where the owner that ref names would be stored, for an object
 // in the given namespace. ok is false for a kind that no resource is known
 // for.
 func (w *Owners) key(ctx context.Context, ref codec.Owner, namespace string) (key codec.Key, ok bool, err error) {
-	r, ok := w.catalog.ByKind(ref.Group(), ref.Kind)
+	r, ok := w.reader.Catalog.ByKind(ref.Group(), ref.Kind)
 	if !ok {
 		if err := w.learnOnce(ctx); err != nil {
 			return codec.Key{}, false, err
 		}
-		if r, ok = w.catalog.ByKind(ref.Group(), ref.Kind); !ok {
+		if r, ok = w.reader.Catalog.ByKind(ref.Group(), ref.Kind); !ok {
 			return codec.Key{}, false, nil
 		}
 	}
@@ -95,7 +94,7 @@ func (w *Owners) Find(ctx context.Context, ref codec.Owner, namespace string) (*
 }
 
 func (w *Owners) get(ctx context.Context, key codec.Key) (*Object, error) {
-	path := key.Path(w.prefix)
+	path := key.Path(w.reader.Prefix)
 	w.mu.Lock()
 	o, known := w.cache[path]
 	w.mu.Unlock()
@@ -107,8 +106,9 @@ func (w *Owners) get(ctx context.Context, key codec.Key) (*Object, error) {
 		return nil, fmt.Errorf("read owner %s: %w", path, err)
 	}
 	if kv != nil {
-		o = &Object{KV: kv, Key: key, Head: codec.DecodeHead(kv.Value), Size: int64(len(kv.Value))}
-		kv.Value = nil // only the metadata is remembered
+		found := NewObject(ctx, w.reader, kv)
+		kv.Value, found.Plain = nil, nil // only the metadata is remembered
+		o = &found
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -135,8 +135,8 @@ func custom(t *testing.T) *world {
 func TestCustomKindsAreLearntOnce(t *testing.T) {
 	t.Parallel()
 	w, definitions := custom(t), zoo(t)
-	w.owners = filter.NewOwners(w.src, w.catalog, prefix, func(ctx context.Context) error {
-		definitions.catalog = w.catalog
+	w.owners = filter.NewOwners(w.src, w.reader, func(ctx context.Context) error {
+		definitions.reader.Catalog = w.reader.Catalog
 		return definitions.learn(ctx)
 	})
 	for _, tt := range []struct {
@@ -186,8 +186,8 @@ func TestWithoutLearningUnknownKindsOwnNothingFurther(t *testing.T) {
 func TestJudgingWhileLearning(t *testing.T) {
 	t.Parallel()
 	w, definitions := custom(t), zoo(t)
-	definitions.catalog = w.catalog
-	w.owners = filter.NewOwners(w.src, w.catalog, prefix, definitions.learn)
+	definitions.reader.Catalog = w.reader.Catalog
+	w.owners = filter.NewOwners(w.src, w.reader, definitions.learn)
 	f := w.filter(filter.Selection{Resource: "pods", Owner: &filter.OwnerRef{Group: "scheduling.volcano.sh", Kind: "Queue", Name: "research"}})
 	kvs := map[string]*mvccpb.KeyValue{}
 	err := w.src.Scan(t.Context(), keyspace.Prefix(prefix), false, func(kv *mvccpb.KeyValue) error {
@@ -199,7 +199,7 @@ func TestJudgingWhileLearning(t *testing.T) {
 	}
 	judgeAll := func() {
 		for key, kv := range kvs {
-			d, err := f.Judge(t.Context(), f.Inspect(kv))
+			d, err := f.Judge(t.Context(), f.Inspect(t.Context(), kv))
 			if want := strings.HasSuffix(key, "/custom"); err != nil || (d == filter.Keep) != want {
 				t.Errorf("%s: %v, %v", key, d, err)
 			}
@@ -211,7 +211,7 @@ func TestJudgingWhileLearning(t *testing.T) {
 	for range cap(reading) {
 		wg.Go(func() {
 			for first := true; first || !learnt.Load(); first = false {
-				f.Inspect(&mvccpb.KeyValue{Key: []byte(prefix + "batch.volcano.sh/jobs/batch-jobs/train-0")})
+				f.Inspect(t.Context(), &mvccpb.KeyValue{Key: []byte(prefix + "batch.volcano.sh/jobs/batch-jobs/train-0")})
 				if first {
 					reading <- struct{}{}
 				}
@@ -247,14 +247,14 @@ func TestUnreadableOwnerDecidesNothing(t *testing.T) {
 	w := zoo(t)
 	fails := 0
 	for name, owners := range map[string]*filter.Owners{
-		"owner": filter.NewOwners(failing{}, w.catalog, prefix, nil),
-		"kinds": filter.NewOwners(w.src, codec.NewCatalog(), prefix, func(context.Context) error { fails++; return errLost }),
+		"owner": filter.NewOwners(failing{}, w.reader, nil),
+		"kinds": filter.NewOwners(w.src, &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}, func(context.Context) error { fails++; return errLost }),
 	} {
-		f, err := filter.New(filter.Selection{Owner: &filter.OwnerRef{Kind: "X", Name: "x"}}, w.catalog, prefix, owners)
+		f, err := filter.New(filter.Selection{Owner: &filter.OwnerRef{Kind: "X", Name: "x"}}, w.reader, owners)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := filter.Object{KV: &mvccpb.KeyValue{Key: []byte("k")}, Head: codec.Head{Meta: codec.Meta{Owners: []codec.Owner{{APIVersion: "v1", Kind: "ConfigMap", Name: "c", UID: "u"}}}}}
+		o := filter.Object{KV: &mvccpb.KeyValue{Key: []byte("k")}, Value: codec.Value{Head: codec.Head{Meta: codec.Meta{Owners: []codec.Owner{{APIVersion: "v1", Kind: "ConfigMap", Name: "c", UID: "u"}}}}}}
 		if name == "kinds" {
 			o.Head.Meta.Owners[0].Kind = "Unknown"
 		}
@@ -286,7 +286,7 @@ func TestOwnersAreReadOnce(t *testing.T) {
 	t.Parallel()
 	w := zoo(t)
 	src := &counting{Getter: w.src}
-	w.owners = filter.NewOwners(src, w.catalog, prefix, nil)
+	w.owners = filter.NewOwners(src, w.reader, nil)
 	owner := &filter.OwnerRef{Group: "batch", Kind: "CronJob", Name: "none"}
 	w.selects(filter.Selection{Resource: "pods", Namespace: "harbor", Owner: owner})
 	if src.reads != 3 {

@@ -30,7 +30,7 @@ func now() time.Time { return time.Date(2026, 11, 22, 15, 8, 0, 0, time.UTC) }
 type world struct {
 	t       *testing.T
 	src     *keyspace.File
-	catalog *codec.Catalog
+	reader  *codec.Reader
 	owners  *filter.Owners
 	learned int // how often the custom kinds were asked for
 }
@@ -42,8 +42,8 @@ func newWorld(t *testing.T, path string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	w := &world{t: t, src: keyspace.FromFile(f), catalog: codec.NewCatalog()}
-	w.owners = filter.NewOwners(w.src, w.catalog, prefix, nil)
+	w := &world{t: t, src: keyspace.FromFile(f), reader: &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}}
+	w.owners = filter.NewOwners(w.src, w.reader, nil)
 	return w
 }
 
@@ -127,7 +127,7 @@ func owned(apiVersion, kind string, keys ...string) (refs []ownRef) {
 
 // learnCustom makes the owners learn the custom kinds of the store.
 func (w *world) learnCustom() {
-	w.owners = filter.NewOwners(w.src, w.catalog, prefix, w.learn)
+	w.owners = filter.NewOwners(w.src, w.reader, w.learn)
 }
 
 // learn adds the custom kinds, as the program does.
@@ -135,7 +135,7 @@ func (w *world) learn(ctx context.Context) error {
 	w.learned++
 	r := keyspace.Prefix(prefix + "apiextensions.k8s.io/customresourcedefinitions/")
 	return w.src.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
-		_, err := w.catalog.AddCRD(kv.Value)
+		_, err := w.reader.Catalog.AddCRD(kv.Value)
 		return err
 	})
 }
@@ -143,7 +143,7 @@ func (w *world) learn(ctx context.Context) error {
 func (w *world) filter(sel filter.Selection) *filter.Filter {
 	w.t.Helper()
 	sel.Now = now()
-	f, err := filter.New(sel, w.catalog, prefix, w.owners)
+	f, err := filter.New(sel, w.reader, w.owners)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func (w *world) selects(sel filter.Selection) (kept, undecided []string) {
 	f := w.filter(sel)
 	for _, r := range f.Ranges() {
 		err := w.src.Scan(w.t.Context(), r, false, func(kv *mvccpb.KeyValue) error {
-			d, err := f.Judge(w.t.Context(), f.Inspect(kv))
+			d, err := f.Judge(w.t.Context(), f.Inspect(w.t.Context(), kv))
 			switch d {
 			case filter.Keep:
 				kept = append(kept, string(kv.Key))

@@ -74,7 +74,7 @@ func (b *builder) childrenLabel() string {
 }
 
 func (b *builder) consider(ctx context.Context, kv *mvccpb.KeyValue) error {
-	o := b.Filter.Inspect(kv)
+	o := b.Filter.Inspect(ctx, kv)
 	d, err := b.Filter.Judge(ctx, o)
 	if err != nil {
 		return err
@@ -253,5 +253,5 @@ func (b *builder) judgeOwner(ctx context.Context, o filter.Object) (filter.Decis
 	if err != nil || kv == nil {
 		return d, err
 	}
-	return b.Filter.Judge(ctx, b.Filter.Inspect(kv))
+	return b.Filter.Judge(ctx, b.Filter.Inspect(ctx, kv))
 }

@@ -20,7 +20,7 @@ type Judge struct {
 // StillMeant reports whether the step may go on with the key's present bytes;
 // if not, why says why.
 func (j Judge) StillMeant(ctx context.Context, s Step, kv *mvccpb.KeyValue) (meant bool, why string, err error) {
-	o := j.Filter.Inspect(kv)
+	o := j.Filter.Inspect(ctx, kv)
 	if s.UID != "" && o.Head.Err != nil {
 		return false, "it changed, and cannot be decoded any more", nil
 	}

@@ -89,9 +89,9 @@ func (lost) Get(context.Context, string) (*mvccpb.KeyValue, error) { return nil,
 // TestUnreadableOwnerIsAnError: neither meant nor not meant.
 func TestUnreadableOwnerIsAnError(t *testing.T) {
 	t.Parallel()
-	catalog := codec.NewCatalog()
+	reader := &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}
 	sel := filter.Selection{Resource: "pods", Owner: &filter.OwnerRef{Group: "batch", Kind: "CronJob", Name: "c"}}
-	f, err := filter.New(sel, catalog, prefix, filter.NewOwners(lost{}, catalog, prefix, nil))
+	f, err := filter.New(sel, reader, filter.NewOwners(lost{}, reader, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,9 +19,8 @@ import (
 type UndoRequest struct {
 	Archives   []*snapshots.File // in the order of Header.Sources
 	Now        keyspace.Source   // the store that they are put back into
-	Catalog    *codec.Catalog
-	Prefix     string
-	WithLeased bool // put back objects that had a lease, under a new one
+	Reader     *codec.Reader     // understands their keys and values
+	WithLeased bool              // put back objects that had a lease, under a new one
 }
 
 const (
@@ -139,7 +138,7 @@ func (b *undoBuilder) flush(ctx context.Context) error {
 		return err
 	}
 	for _, e := range b.batch {
-		if err := b.consider(e, now[string(e.kv.Key)]); err != nil {
+		if err := b.consider(ctx, e, now[string(e.kv.Key)]); err != nil {
 			return err
 		}
 	}
@@ -147,7 +146,7 @@ func (b *undoBuilder) flush(ctx context.Context) error {
 	return nil
 }
 
-func (b *undoBuilder) consider(e undoEntry, now *mvccpb.KeyValue) error {
+func (b *undoBuilder) consider(ctx context.Context, e undoEntry, now *mvccpb.KeyValue) error {
 	switch {
 	case now != nil && bytes.Equal(now.Value, e.kv.Value):
 		b.sum.Present++
@@ -168,12 +167,11 @@ func (b *undoBuilder) consider(e undoEntry, now *mvccpb.KeyValue) error {
 			return nil
 		}
 	}
-	return b.add(e, ttl)
+	return b.add(ctx, e, ttl)
 }
 
-func (b *undoBuilder) add(e undoEntry, ttl int64) error {
-	key, _ := b.Catalog.ParseKey(b.Prefix, string(e.kv.Key))
-	o := filter.Object{KV: e.kv, Key: key, Head: codec.DecodeHead(e.kv.Value), Size: int64(len(e.kv.Value))}
+func (b *undoBuilder) add(ctx context.Context, e undoEntry, ttl int64) error {
+	o := filter.NewObject(ctx, b.Reader, e.kv)
 	b.sum.observe(o)
 	owned := len(o.Head.Meta.Owners) > 0
 	if owned {
@@ -184,8 +182,8 @@ func (b *undoBuilder) add(e undoEntry, ttl int64) error {
 	s.Source, s.Position, s.SourceModRevision = e.source, e.at.String(), e.kv.ModRevision
 	s.Owned, s.Lease, s.LeaseTTL = owned, e.kv.Lease, ttl
 	what := "key"
-	if key.Resource != nil {
-		what = key.Resource.Word()
+	if o.Key.Resource != nil {
+		what = o.Key.Resource.Word()
 	}
 	st := b.stages[e.stage]
 	if st == nil {

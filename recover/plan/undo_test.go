@@ -47,7 +47,7 @@ func job(rev int64) []*mvccpb.KeyValue {
 // returns what was planned.
 func undone(t *testing.T, req UndoRequest) (*Summary, []line) {
 	t.Helper()
-	req.Now, req.Catalog, req.Prefix = strict{req.Now, t}, codec.NewCatalog(), prefix
+	req.Now, req.Reader = strict{req.Now, t}, &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}
 	preview, err := Undo(t.Context(), req, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func TestUndoWithoutAStoreIsNoPlan(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{1, undoBatch, undoBatch + 1} {
 		f := archive(t, at(1), nil, pods("x", n, 10))
-		req := UndoRequest{Archives: []*snapshots.File{f}, Now: silent{empty(t)}, Catalog: codec.NewCatalog(), Prefix: prefix}
+		req := UndoRequest{Archives: []*snapshots.File{f}, Now: silent{empty(t)}, Reader: &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}}
 		if sum, err := Undo(t.Context(), req, nil); !errors.Is(err, errLost) || sum != nil {
 			t.Errorf("%d entries: %v, %v; want the error", n, sum, err)
 		}
@@ -312,7 +312,7 @@ func TestUndoWithoutAStoreIsNoPlan(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	f := archive(t, at(1), nil, pods("x", 3, 10))
-	if _, err := Undo(ctx, UndoRequest{Archives: []*snapshots.File{f}, Now: empty(t), Catalog: codec.NewCatalog(), Prefix: prefix}, nil); !errors.Is(err, context.Canceled) {
+	if _, err := Undo(ctx, UndoRequest{Archives: []*snapshots.File{f}, Now: empty(t), Reader: &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}}, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -145,20 +145,20 @@ func archive(t *testing.T, created time.Time, ttl map[int64]int64, stages ...[]*
 // request asks for deletes, with the custom kinds known.
 func (w *world) request(sel filter.Selection) Request {
 	w.t.Helper()
-	catalog := codec.NewCatalog()
+	reader := &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}
 	learn := func(ctx context.Context) error {
 		crds := keyspace.Prefix(prefix + "apiextensions.k8s.io/customresourcedefinitions/")
 		return w.src.Scan(ctx, crds, false, func(kv *mvccpb.KeyValue) error {
-			_, err := catalog.AddCRD(kv.Value)
+			_, err := reader.Catalog.AddCRD(kv.Value)
 			return err
 		})
 	}
 	if err := learn(w.t.Context()); err != nil {
 		w.t.Fatal(err)
 	}
-	owners := filter.NewOwners(w.src, catalog, prefix, learn)
+	owners := filter.NewOwners(w.src, reader, learn)
 	sel.Now = time.Date(2026, 11, 22, 15, 8, 0, 0, time.UTC)
-	f, err := filter.New(sel, catalog, prefix, owners)
+	f, err := filter.New(sel, reader, owners)
 	if err != nil {
 		w.t.Fatal(err)
 	}

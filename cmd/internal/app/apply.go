@@ -78,7 +78,7 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 	if s.inv.String(flagUnsafeCluster) == h.ClusterUID {
 		uid = h.ClusterUID
 	}
-	if err := h.Check(uid, s.prefix, s.inv.Now(), s.inv.Duration(flagMaxPlanAge)); err != nil {
+	if err := h.Check(uid, s.reader.Prefix, s.inv.Now(), s.inv.Duration(flagMaxPlanAge)); err != nil {
 		return err
 	}
 	if !s.inv.Bool(flagExecute) {
@@ -210,12 +210,12 @@ func (j *job) settlePlan(ctx context.Context, h plan.Header, judge plan.Judge) e
 	if err := j.inv.wait(ctx, wait); err != nil {
 		return err
 	}
-	src, err := keyspace.Pin(ctx, j.client, j.s.prefix, j.s.timeout)
+	src, err := keyspace.Pin(ctx, j.client, j.s.reader.Prefix, j.s.timeout)
 	if err != nil {
 		return err
 	}
 	sum, err := plan.Deletes(ctx, plan.Request{
-		Source: src, Filter: judge.Filter, Owners: j.s.owners(src), Prefix: j.s.prefix, Overrides: h.Overrides,
+		Source: src, Filter: judge.Filter, Owners: j.s.owners(src), Prefix: j.s.reader.Prefix, Overrides: h.Overrides,
 	}, nil)
 	if err != nil {
 		return err

@@ -131,7 +131,7 @@ func (c *counter) all(ctx context.Context, names []string) error {
 func (c *counter) selected(ctx context.Context, sel filter.Selection) error {
 	sources := c.s.sources()
 	if sel.Resource != "" {
-		r, _, _ := c.s.catalog.Lookup(sel.Resource)
+		r, _, _ := c.s.reader.Catalog.Lookup(sel.Resource)
 		src, _, _ := c.s.sourceFor(r)
 		sources = []keyspace.Source{src}
 	}
@@ -187,7 +187,7 @@ func (c *counter) needsValue() bool {
 }
 
 func (c *counter) one(ctx context.Context, f *filter.Filter, kv *mvccpb.KeyValue, keysOnly bool) error {
-	o := f.Inspect(kv)
+	o := f.Inspect(ctx, kv)
 	d, err := f.Judge(ctx, o)
 	if err != nil {
 		return err

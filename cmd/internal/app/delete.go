@@ -103,7 +103,7 @@ func (d *deletion) checkNarrow() error {
 	if len(d.sel.Names) == 0 {
 		return nil
 	}
-	r, _, _ := d.catalog.Lookup(d.sel.Resource)
+	r, _, _ := d.reader.Catalog.Lookup(d.sel.Resource)
 	if r.Namespaced && d.sel.Namespace == "" {
 		return usage("add -n NAMESPACE", "%s are namespaced: a name alone does not say which one", r)
 	}
@@ -115,7 +115,7 @@ func (d *deletion) request(ctx context.Context, fresh bool) (plan.Request, error
 	src, client, _ := d.sourceOf(d.sel)
 	if fresh {
 		var err error
-		if src, err = keyspace.Pin(ctx, client, d.prefix, d.timeout); err != nil {
+		if src, err = keyspace.Pin(ctx, client, d.reader.Prefix, d.timeout); err != nil {
 			return plan.Request{}, err
 		}
 	}
@@ -124,7 +124,7 @@ func (d *deletion) request(ctx context.Context, fresh bool) (plan.Request, error
 		return plan.Request{}, err
 	}
 	return plan.Request{
-		Source: src, Filter: f, Owners: owners, Prefix: d.prefix,
+		Source: src, Filter: f, Owners: owners, Prefix: d.reader.Prefix,
 		WithOwners: d.inv.Bool(flagWithOwners), Overrides: d.overrides,
 	}, nil
 }
@@ -210,7 +210,7 @@ func (d *deletion) blocked(b plan.Blocked) error {
 	if b.Allow != "" {
 		hint = "to delete them all the same add " + b.Allow
 	}
-	if r, _, ok := d.catalog.Lookup(d.sel.Resource); ok && r.Namespaced && d.sel.Namespace == "" && b.Allow != "" {
+	if r, _, ok := d.reader.Catalog.Lookup(d.sel.Resource); ok && r.Namespaced && d.sel.Namespace == "" && b.Allow != "" {
 		hint += ", to leave them out narrow the selection (-n, or --field-selector metadata.namespace!=NAME)"
 	}
 	return refuse(hint, "%s blocked: %s", objects(b.Count), b.Reason)

@@ -73,14 +73,14 @@ func (s *session) clusterUID(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	return "", refuse("check --endpoints and --"+flagPrefix+"; if the Namespace kube-system itself is lost, pass --"+flagUnsafeCluster+" none",
-		"below %s there is no kube-system Namespace, by which a cluster is known", s.prefix)
+		"below %s there is no kube-system Namespace, by which a cluster is known", s.reader.Prefix)
 }
 
 // header begins a plan of this job.
 func (j *job) header(operation string, pass int, rev int64) plan.Header {
 	return plan.Header{
 		Tool: toolVersion(), Run: j.run, Pass: pass, Operation: operation, Created: j.inv.Now().UTC(),
-		Command: j.inv.commandLine(), ClusterUID: j.uid, Etcd: j.etcd, Prefix: j.s.prefix, Revision: rev,
+		Command: j.inv.commandLine(), ClusterUID: j.uid, Etcd: j.etcd, Prefix: j.s.reader.Prefix, Revision: rev,
 	}
 }
 
@@ -116,7 +116,7 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 	run := apply.Run{
 		Store: j.client, Leases: leases{j.client}, Sources: j.sources, Judge: judge, Observer: observer{progress},
 		Options: apply.Options{
-			Pacer: j.pacer, Prefix: j.s.prefix, Timeout: min(j.s.timeout, 10*time.Second),
+			Pacer: j.pacer, Prefix: j.s.reader.Prefix, Timeout: min(j.s.timeout, 10*time.Second),
 			Strict: j.inv.has(flagStrict) && j.inv.Bool(flagStrict),
 		},
 	}
@@ -145,7 +145,7 @@ func (j *job) openArchive(h plan.Header) error {
 	host, _ := os.Hostname() // information only
 	info := snapshots.ArchiveInfo{
 		Tool: toolVersion(), Run: j.run, User: who, Host: host, Command: h.Command,
-		ClusterUID: j.uid, ClusterID: h.ClusterID, Etcd: j.etcd, Prefix: j.s.prefix, Time: j.inv.Now().UTC(),
+		ClusterUID: j.uid, ClusterID: h.ClusterID, Etcd: j.etcd, Prefix: j.s.reader.Prefix, Time: j.inv.Now().UTC(),
 	}
 	path := j.archivePath()
 	a, err := j.createArchive(path, info)

@@ -80,7 +80,7 @@ func runList(ctx context.Context, inv *invocation) error {
 func (s *session) list(ctx context.Context, sel filter.Selection) error {
 	var resource *codec.Resource
 	if sel.Resource != "" {
-		resource, _, _ = s.catalog.Lookup(sel.Resource)
+		resource, _, _ = s.reader.Catalog.Lookup(sel.Resource)
 	}
 	src, _, _ := s.sourceOf(sel)
 	f, _, err := s.filter(sel, src)
@@ -97,7 +97,7 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 	var undecided int64
 	for _, r := range f.Ranges() {
 		err := src.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
-			o := f.Inspect(kv)
+			o := f.Inspect(ctx, kv)
 			d, err := f.Judge(ctx, o)
 			switch {
 			case err != nil:
@@ -173,7 +173,7 @@ func checkOneNamespace(r *codec.Resource, namespace string) error {
 
 func (s *session) getOne(ctx context.Context, key codec.Key) error {
 	src, _, _ := s.sourceFor(key.Resource)
-	kv, err := src.Get(ctx, key.Path(s.prefix))
+	kv, err := src.Get(ctx, key.Path(s.reader.Prefix))
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (s *session) getOne(ctx context.Context, key codec.Key) error {
 		return err
 	}
 	p.single = true
-	if err := p.print(filter.Object{KV: kv, Key: key, Head: codec.DecodeHead(kv.Value), Size: int64(len(kv.Value))}); err != nil {
+	if err := p.print(filter.NewObject(ctx, s.reader, kv)); err != nil {
 		return err
 	}
 	if err := p.finish(); err != nil {

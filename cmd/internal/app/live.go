@@ -17,7 +17,7 @@ import (
 type servers []string
 
 func (s *session) livingServers(ctx context.Context) (servers, error) {
-	prefix := s.prefix + "masterleases/"
+	prefix := s.reader.Prefix + "masterleases/"
 	var alive servers
 	err := s.mainSource.Scan(ctx, keyspace.Prefix(prefix), true, func(kv *mvccpb.KeyValue) error {
 		alive = append(alive, strings.TrimPrefix(string(kv.Key), prefix))

@@ -72,7 +72,7 @@ func (p *printer) cells(o filter.Object, columns []codec.Column) []string {
 			p.broken.add(fmt.Sprintf("%s (%s)", o.KV.Key, o.Head.Status))
 			values[1] = "<" + string(o.Head.Status) + ">"
 		}
-	} else if obj, err := codec.Decode(o.KV.Value, o.KV.ModRevision); err == nil {
+	} else if obj, err := codec.Decode(o.Plain, o.KV.ModRevision); err == nil {
 		copy(values, codec.Cells(obj, p.resource, p.now))
 		// The key is the truth: a copied value may carry another name.
 		values[0] = o.Key.Name
@@ -144,7 +144,7 @@ func (p *printer) whole(o filter.Object) error {
 // object decodes and renders what is stored, refusing what disagrees with
 // its key.
 func (p *printer) object(o filter.Object) (map[string]any, error) {
-	obj, err := codec.Decode(o.KV.Value, o.KV.ModRevision)
+	obj, err := codec.Decode(o.Plain, o.KV.ModRevision)
 	if err != nil {
 		return nil, err
 	}

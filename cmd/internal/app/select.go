@@ -63,9 +63,9 @@ func (s *session) checkKeys(keys, args []string) error {
 		return usage("give one or the other", "--%s names keys, %q names a resource", flagExactKey, args[0])
 	}
 	for _, key := range keys {
-		if !strings.HasPrefix(key, s.prefix) || key == s.prefix {
-			return usage("only keys below "+s.prefix+" belong to Kubernetes; another prefix is named by --"+flagPrefix,
-				"key %q lies outside %s", key, s.prefix)
+		if !strings.HasPrefix(key, s.reader.Prefix) || key == s.reader.Prefix {
+			return usage("only keys below "+s.reader.Prefix+" belong to Kubernetes; another prefix is named by --"+flagPrefix,
+				"key %q lies outside %s", key, s.reader.Prefix)
 		}
 	}
 	return nil
@@ -86,7 +86,7 @@ func (s *session) ownerRef(ctx context.Context, text string) (filter.OwnerRef, e
 // filter prepares the selection for judging against a store.
 func (s *session) filter(sel filter.Selection, src filter.Getter) (*filter.Filter, *filter.Owners, error) {
 	owners := s.owners(src)
-	f, err := filter.New(sel, s.catalog, s.prefix, owners)
+	f, err := filter.New(sel, s.reader, owners)
 	return f, owners, err
 }
 
@@ -98,12 +98,12 @@ func (s *session) checkNamespace(ctx context.Context, src keyspace.Source, f *fi
 	if name == "" {
 		return nil
 	}
-	kv, err := s.mainSource.Get(ctx, s.prefix+"namespaces/"+name)
+	kv, err := s.mainSource.Get(ctx, s.reader.Prefix+"namespaces/"+name)
 	if err != nil || kv != nil {
 		return err
 	}
 	if r := f.Resource(); r != nil {
-		start, end := r.Range(s.prefix, name)
+		start, end := r.Range(s.reader.Prefix, name)
 		n, err := src.Count(ctx, keyspace.Range{Start: start, End: end})
 		if err != nil {
 			return err
@@ -118,7 +118,7 @@ func (s *session) checkNamespace(ctx context.Context, src keyspace.Source, f *fi
 
 func (s *session) nearNamespace(ctx context.Context, name string) string {
 	var names []string
-	prefix := s.prefix + "namespaces/"
+	prefix := s.reader.Prefix + "namespaces/"
 	err := s.mainSource.Scan(ctx, keyspace.Prefix(prefix), true, func(kv *mvccpb.KeyValue) error {
 		names = append(names, strings.TrimPrefix(string(kv.Key), prefix))
 		return nil

@@ -33,9 +33,8 @@ const (
 // it.
 type session struct {
 	inv     *invocation
-	prefix  string
 	timeout time.Duration
-	catalog *codec.Catalog
+	reader  *codec.Reader
 	crds    bool // the catalog knows the custom kinds
 	newest  time.Time
 
@@ -53,7 +52,7 @@ func (inv *invocation) open(ctx context.Context) (*session, error) {
 	if err := inv.checkLogLevel(); err != nil {
 		return nil, err
 	}
-	s := &session{inv: inv, catalog: codec.NewCatalog()}
+	s := &session{inv: inv, reader: &codec.Reader{Catalog: codec.NewCatalog()}}
 	var err error
 	if inv.from() != "" {
 		err = s.openFile(inv.from())
@@ -93,12 +92,12 @@ func (s *session) openFile(path string) error {
 		return err
 	}
 	s.file = f
-	s.prefix = codec.NormalizePrefix("/registry")
+	s.reader.Prefix = codec.NormalizePrefix("/registry")
 	if info, ok := f.Archive(); ok && info.Prefix != "" {
-		s.prefix = info.Prefix
+		s.reader.Prefix = info.Prefix
 	}
 	if p := s.inv.String(flagPrefix); p != "" {
-		s.prefix = codec.NormalizePrefix(p)
+		s.reader.Prefix = codec.NormalizePrefix(p)
 	}
 	s.mainSource = keyspace.FromFile(f)
 	return nil
@@ -109,7 +108,7 @@ func (s *session) connect(ctx context.Context) error {
 	if err != nil {
 		return settingFailure(err)
 	}
-	s.prefix, s.timeout = found.Prefix, found.CommandTimeout
+	s.reader.Prefix, s.timeout = found.Prefix, found.CommandTimeout
 	s.inv.say("%s", found.Why)
 	if s.main, s.mainSource, err = s.dial(ctx, found.Settings, found.Endpoints); err != nil {
 		return err
@@ -128,7 +127,7 @@ func (s *session) dial(ctx context.Context, settings connect.Settings, endpoints
 	for _, w := range conn.Warnings {
 		s.inv.say("warning: %s", w)
 	}
-	src, err := keyspace.Pin(ctx, conn.Client, s.prefix, s.timeout)
+	src, err := keyspace.Pin(ctx, conn.Client, s.reader.Prefix, s.timeout)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -174,10 +173,10 @@ func (s *session) sourceFor(r *codec.Resource) (src keyspace.Source, client *cli
 // exact keys that is the one that the first of them names.
 func (s *session) holds(sel filter.Selection) *codec.Resource {
 	if len(sel.Keys) > 0 {
-		key, _ := s.catalog.ParseKey(s.prefix, sel.Keys[0])
+		key, _ := s.reader.Catalog.ParseKey(s.reader.Prefix, sel.Keys[0])
 		return key.Resource
 	}
-	r, _, _ := s.catalog.Lookup(sel.Resource)
+	r, _, _ := s.reader.Catalog.Lookup(sel.Resource)
 	return r
 }
 
@@ -202,9 +201,9 @@ func (s *session) learn(ctx context.Context) error {
 		return nil
 	}
 	s.crds = true
-	r := keyspace.Prefix(s.prefix + crdPrefix)
+	r := keyspace.Prefix(s.reader.Prefix + crdPrefix)
 	return s.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
-		if _, err := s.catalog.AddCRD(kv.Value); err != nil {
+		if _, err := s.reader.Catalog.AddCRD(kv.Value); err != nil {
 			s.inv.say("warning: %s cannot be read and its kind stays unknown: %v", kv.Key, err)
 		}
 		return nil
@@ -213,16 +212,16 @@ func (s *session) learn(ctx context.Context) error {
 
 // lookup finds a resource by any name that kubectl takes.
 func (s *session) lookup(ctx context.Context, name string) (*codec.Resource, error) {
-	r, others, ok := s.catalog.Lookup(name)
+	r, others, ok := s.reader.Catalog.Lookup(name)
 	if !ok {
 		if err := s.learn(ctx); err != nil {
 			return nil, err
 		}
-		r, others, ok = s.catalog.Lookup(name)
+		r, others, ok = s.reader.Catalog.Lookup(name)
 	}
 	if !ok {
 		var names []string
-		for _, known := range s.catalog.Resources() {
+		for _, known := range s.reader.Catalog.Resources() {
 			names = append(names, known.Plural)
 		}
 		hint := "for a key that no resource name reaches there is --" + flagExactKey
@@ -243,7 +242,7 @@ func (s *session) sayOthers(ctx context.Context, name string, r *codec.Resource,
 		names = append(names, o.String())
 	}
 	if !s.crds && !r.Custom && !strings.Contains(name, ".") {
-		prefix := s.prefix + crdPrefix
+		prefix := s.reader.Prefix + crdPrefix
 		same := keyspace.Range{Start: prefix + r.Plural + ".", End: prefix + r.Plural + "/"}
 		err := s.mainSource.Scan(ctx, same, true, func(kv *mvccpb.KeyValue) error {
 			names = append(names, strings.TrimPrefix(string(kv.Key), prefix))
@@ -261,12 +260,12 @@ func (s *session) sayOthers(ctx context.Context, name string, r *codec.Resource,
 
 // owners follows owner references in a store.
 func (s *session) owners(src filter.Getter) *filter.Owners {
-	return filter.NewOwners(src, s.catalog, s.prefix, s.learn)
+	return filter.NewOwners(src, s.reader, s.learn)
 }
 
 // identity returns the UID of the cluster that the session reads.
 func (s *session) identity(ctx context.Context) (string, error) {
-	return keyspace.ClusterUID(ctx, s.mainSource, s.prefix)
+	return keyspace.ClusterUID(ctx, s.mainSource, s.reader.Prefix)
 }
 
 // clock is the time that ages count from: now, or for a file --now, else the
@@ -281,7 +280,7 @@ func (s *session) clock(ctx context.Context) (time.Time, error) {
 	if !s.newest.IsZero() {
 		return s.newest, nil
 	}
-	err := s.mainSource.Scan(ctx, keyspace.Prefix(s.prefix), false, func(kv *mvccpb.KeyValue) error {
+	err := s.mainSource.Scan(ctx, keyspace.Prefix(s.reader.Prefix), false, func(kv *mvccpb.KeyValue) error {
 		m := codec.DecodeHead(kv.Value).Meta
 		for _, t := range []time.Time{m.Created, m.Deleted} {
 			if t.After(s.newest) {

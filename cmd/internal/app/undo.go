@@ -103,7 +103,7 @@ func (u *undoing) openArchives(ctx context.Context, paths []string) error {
 }
 
 func (u *undoing) run(ctx context.Context) error {
-	events, _, ok := u.catalog.Lookup("events")
+	events, _, ok := u.reader.Catalog.Lookup("events")
 	if u.info.Etcd != etcdEvents || !ok {
 		events = nil
 	}
@@ -120,7 +120,7 @@ func (u *undoing) run(ctx context.Context) error {
 	}
 	src, _, _ := u.sourceFor(events)
 	req := plan.UndoRequest{
-		Archives: u.files, Now: src, Catalog: u.catalog, Prefix: u.prefix, WithLeased: u.inv.Bool(flagWithLeased),
+		Archives: u.files, Now: src, Reader: u.reader, WithLeased: u.inv.Bool(flagWithLeased),
 	}
 	header := j.header(operationUndo, 1, src.Revision())
 	header.Sources = u.sources
@@ -136,8 +136,8 @@ func (u *undoing) checkArchive(j *job) error {
 		return refuse("check --endpoints; to put it back here all the same, pass --"+flagUnsafeCluster+" "+u.info.ClusterUID,
 			"the archive comes from the cluster whose kube-system has UID %q, here it is %q", u.info.ClusterUID, j.uid)
 	}
-	if u.info.Prefix != u.prefix {
-		return refuse("check --"+flagPrefix, "the archive's keys lie below %s, here they lie below %s", u.info.Prefix, u.prefix)
+	if u.info.Prefix != u.reader.Prefix {
+		return refuse("check --"+flagPrefix, "the archive's keys lie below %s, here they lie below %s", u.info.Prefix, u.reader.Prefix)
 	}
 	if u.info.Etcd != j.etcd {
 		return refuse("give the etcd that holds events by --"+flagEventsEndpoints, "the archive comes from the %s etcd, this is the %s one", u.info.Etcd, j.etcd)
