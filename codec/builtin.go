@@ -48,11 +48,25 @@ func (r *Resource) also(oldGroups ...string) *Resource {
 	return r
 }
 
+// The two API groups of events share one prefix.
+const (
+	eventsGroup  = "events.k8s.io"
+	eventsPrefix = "events/"
+)
+
+// eventsView is the resource that shows events in the newer group, a view of
+// the keys of the older one. What is stored says v1.
+func eventsView() *Resource {
+	r := namespaced(eventsGroup, "events", "Event", "ev").at(eventsPrefix).also("")
+	r.Singular = "event"
+	return r
+}
+
 func coreResources() []*Resource {
 	return []*Resource{
 		namespaced("", "configmaps", "ConfigMap", "cm"),
 		namespaced("", "endpoints", "Endpoints", "ep").at("services/endpoints/"),
-		namespaced("", "events", "Event", "ev").also("events.k8s.io"),
+		namespaced("", "events", "Event", "ev").also(eventsGroup),
 		namespaced("", "limitranges", "LimitRange", "limits"),
 		cluster("", "namespaces", "Namespace", "ns"),
 		cluster("", "nodes", "Node", "no").at("minions/"),

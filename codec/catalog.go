@@ -17,12 +17,14 @@ type Catalog struct {
 	mu       sync.RWMutex
 	byPrefix map[string]*Resource   // Resource.Prefix
 	byName   map[string][]*Resource // plural, singular, short names, kind in lower case
+	events   *Resource              // eventsView: in neither map
+	learned  int                    // how many of byPrefix are Learned
 }
 
 // NewCatalog returns a catalog of everything that kube-apiserver 1.16 to 1.37
 // stores for itself, including what was removed on the way.
 func NewCatalog() *Catalog {
-	c := &Catalog{byPrefix: map[string]*Resource{}, byName: map[string][]*Resource{}}
+	c := &Catalog{byPrefix: map[string]*Resource{}, byName: map[string][]*Resource{}, events: eventsView()}
 	for _, r := range builtins() {
 		c.add(r)
 	}
@@ -31,7 +33,8 @@ func NewCatalog() *Catalog {
 
 // AddCRD adds the resource that a stored CustomResourceDefinition defines and
 // returns it; value is the CRD's JSON as etcd holds it, v1beta1 or v1. Adding
-// the same resource again replaces it. A value that is not a CRD, or defines
+// the same resource again replaces it, and so does adding what
+// [Catalog.AddStored] had learned. A value that is not a CRD, or defines
 // something that cannot stand in a key, is an error and changes nothing.
 func (c *Catalog) AddCRD(value []byte) (*Resource, error) {
 	var crd crdHead
@@ -47,7 +50,10 @@ func (c *Catalog) AddCRD(value []byte) (*Resource, error) {
 	if old := c.byPrefix[r.Prefix]; old != nil && !old.Custom {
 		return nil, fmt.Errorf("read CustomResourceDefinition %q: keys belong to built-in %s", crd.Metadata.Name, old)
 	}
-	c.remove(r.Prefix)
+	c.remove(c.byPrefix[r.Prefix])
+	if old := c.byKind(r.Group, r.Kind); old != nil && old.Learned {
+		c.remove(old)
+	}
 	c.add(r)
 	return r, nil
 }
@@ -125,7 +131,7 @@ func (crd *crdHead) selectable() []string {
 }
 
 // Resources returns everything in the catalog, internal ones included, sorted
-// by String.
+// by String. The view events.events.k8s.io is not among them.
 func (c *Catalog) Resources() []*Resource {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -144,6 +150,9 @@ func (c *Catalog) Resources() []*Resource {
 // a name here may decide what is deleted. If several resources match, a
 // built-in one wins and others lists the rest, best match first. ok is false
 // if nothing matches.
+//
+// The group events.k8s.io finds a Resource of its own, which has the keys of
+// events and shows them in that group; events are found without it.
 func (c *Catalog) Lookup(name string) (r *Resource, others []*Resource, ok bool) {
 	base, rest, qualified := strings.Cut(strings.ToLower(name), ".")
 	c.mu.RLock()
@@ -151,6 +160,11 @@ func (c *Catalog) Lookup(name string) (r *Resource, others []*Resource, ok bool)
 	c.mu.RUnlock()
 	if qualified {
 		found = slices.DeleteFunc(found, func(r *Resource) bool { return !matchesGroup(r, rest) })
+		for i, r := range found {
+			if r.Prefix == eventsPrefix && matchesGroup(&Resource{Group: eventsGroup}, rest) {
+				found[i] = c.events
+			}
+		}
 	}
 	if len(found) == 0 {
 		return nil, nil, false
@@ -160,6 +174,9 @@ func (c *Catalog) Lookup(name string) (r *Resource, others []*Resource, ok bool)
 }
 
 func lookupLess(base string, a, b *Resource) bool {
+	if a.Learned != b.Learned {
+		return b.Learned
+	}
 	if a.Custom != b.Custom {
 		return b.Custom
 	}
@@ -203,27 +220,38 @@ func isVersion(s string) bool {
 func (c *Catalog) ByKind(group, kind string) (*Resource, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	r := c.byKind(group, kind)
+	return r, r != nil
+}
+
+func (c *Catalog) byKind(group, kind string) *Resource {
 	for _, r := range c.byName[strings.ToLower(kind)] {
 		if r.Kind == kind && r.inGroup(group) {
-			return r, true
+			return r
 		}
 	}
-	return nil, false
+	return nil
 }
 
 func (c *Catalog) add(r *Resource) {
 	c.byPrefix[r.Prefix] = r
+	if r.Learned {
+		c.learned++
+	}
 	for _, name := range r.names() {
 		c.byName[name] = append(c.byName[name], r)
 	}
 }
 
-func (c *Catalog) remove(prefix string) {
-	r := c.byPrefix[prefix]
+// remove does nothing for nil.
+func (c *Catalog) remove(r *Resource) {
 	if r == nil {
 		return
 	}
-	delete(c.byPrefix, prefix)
+	delete(c.byPrefix, r.Prefix)
+	if r.Learned {
+		c.learned--
+	}
 	for _, name := range r.names() {
 		c.byName[name] = slices.DeleteFunc(c.byName[name], func(other *Resource) bool { return other == r })
 	}

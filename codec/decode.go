@@ -2,7 +2,6 @@ package codec
 
 import (
 	"fmt"
-	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -11,8 +10,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/json"
-	"k8s.io/client-go/kubernetes/scheme"
 )
+
+// errNoMetadata is about a well-formed value that is no object of an API.
+var errNoMetadata = fmt.Errorf("%w: it has no metadata", ErrUndecodable)
 
 // UnknownKindError says that a protobuf value is of a kind that this build has
 // no Go type for: newer than its k8s.io/api, or removed before it. The head of
@@ -61,13 +62,9 @@ func Decode(value []byte, modRevision int64) (runtime.Object, error) {
 	}
 	accessor, err := meta.Accessor(obj)
 	if err != nil {
-		return nil, fmt.Errorf("%w: it has no metadata", ErrUndecodable)
+		return nil, errNoMetadata
 	}
-	version := ""
-	if modRevision != 0 {
-		version = strconv.FormatInt(modRevision, 10)
-	}
-	accessor.SetResourceVersion(version)
+	accessor.SetResourceVersion(resourceVersion(modRevision))
 	return obj, nil
 }
 
@@ -78,7 +75,7 @@ func decodeProtobuf(b []byte) (runtime.Object, error) {
 	}
 	apiVersion, kind := string(e.apiVersion), string(e.kind)
 	gvk := schema.FromAPIVersionAndKind(apiVersion, kind)
-	obj, err := scheme.Scheme.New(gvk)
+	obj, err := apiScheme().New(gvk)
 	message, ok := obj.(interface{ Unmarshal([]byte) error })
 	if err != nil || !ok {
 		return nil, &UnknownKindError{APIVersion: apiVersion, Kind: kind}
@@ -141,7 +138,7 @@ func newUnstructured(m map[string]any) (runtime.Object, error) {
 		return nil, errForeign
 	}
 	if _, ok := m["metadata"].(map[string]any); !ok {
-		return nil, fmt.Errorf("%w: it has no metadata", ErrUndecodable)
+		return nil, errNoMetadata
 	}
 	return u, nil
 }

@@ -43,6 +43,9 @@ func (r *Resource) ownFields() []string {
 		return []string{"involvedObject.apiVersion", "involvedObject.fieldPath", "involvedObject.kind",
 			"involvedObject.name", "involvedObject.namespace", "involvedObject.resourceVersion",
 			"involvedObject.uid", "reason", "reportingComponent", "source", "type"}
+	case "events.events.k8s.io":
+		return []string{"reason", "regarding.apiVersion", "regarding.fieldPath", "regarding.kind", "regarding.name",
+			"regarding.namespace", "regarding.resourceVersion", "regarding.uid", "reportingController", "type"}
 	case "jobs.batch":
 		return []string{"status.successful"}
 	case "leasecandidates.coordination.k8s.io":
@@ -127,6 +130,9 @@ func addOwnFields(set fields.Set, obj runtime.Object, names []string) error {
 	default:
 		return addByPath(set, obj, names)
 	}
+	if slices.Contains(names, "regarding.kind") {
+		inEventsGroup(set)
+	}
 	for _, name := range names {
 		if _, ok := set[name]; !ok {
 			return fmt.Errorf("it is a %T", obj)
@@ -170,6 +176,24 @@ func addEventFields(set fields.Set, involved *corev1.ObjectReference, source, co
 	set["involvedObject.fieldPath"] = involved.FieldPath
 	set["reportingComponent"] = controller
 	set["source"] = source
+}
+
+// inEventsGroup renames the fields of an event to what events.k8s.io calls them
+// (k8s.io/kubernetes pkg/apis/events/v1/conversion.go,
+// AddFieldLabelConversionsForEvent). That group has no name for the source.
+func inEventsGroup(set fields.Set) {
+	for name, value := range set {
+		rest, ok := strings.CutPrefix(name, "involvedObject.")
+		switch {
+		case ok:
+			set["regarding."+rest] = value
+		case name == "reportingComponent":
+			set["reportingController"] = value
+		case name != "source":
+			continue
+		}
+		delete(set, name)
+	}
 }
 
 // typed converts a built-in object that was stored as JSON to its Go type, if

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	stdjson "encoding/json"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,19 +23,19 @@ type RenderOptions struct {
 // own, sharing nothing with obj. Integers are int64 as far as they fit, so
 // that none is rounded.
 //
-// Without ShowSecrets every value in data and stringData of a Secret, and its
-// annotations that are known to repeat the whole object, are replaced by
-// [Redacted]. Keys stay visible. Other annotations and labels stay as they are.
+// Without ShowSecrets every value in data and stringData of a Secret, of any
+// version of the core group, and its annotations that are known to repeat the
+// whole object, are replaced by [Redacted]. Keys stay visible. Other
+// annotations and labels stay as they are. The unknownFields of a Secret that
+// [Show] knows by its metadata are replaced as a whole, by the size of their
+// JSON. [SecretPath] tells the same of a single field.
 func Render(obj runtime.Object, opt RenderOptions) (map[string]any, error) {
 	var m map[string]any
 	if u, ok := obj.(*unstructured.Unstructured); ok {
 		m = runtime.DeepCopyJSON(u.Object)
 	} else {
-		data, err := stdjson.Marshal(obj)
-		if err != nil {
-			return nil, fmt.Errorf("render %T: %w", obj, err)
-		}
-		if err := json.Unmarshal(data, &m); err != nil {
+		var err error
+		if m, err = toMap(obj); err != nil {
 			return nil, fmt.Errorf("render %T: %w", obj, err)
 		}
 	}
@@ -42,10 +43,29 @@ func Render(obj runtime.Object, opt RenderOptions) (map[string]any, error) {
 	if !opt.ManagedFields {
 		delete(metadata, "managedFields")
 	}
-	if !opt.ShowSecrets && m["kind"] == "Secret" && m["apiVersion"] == "v1" {
+	if !opt.ShowSecrets && isSecret(m) {
 		redactSecret(m, metadata)
 	}
 	return m, nil
+}
+
+// toMap returns the JSON form of a typed object.
+func toMap(obj runtime.Object) (map[string]any, error) {
+	data, err := stdjson.Marshal(obj)
+	if err != nil {
+		return nil, err
+	}
+	var m map[string]any
+	if err := json.Unmarshal(data, &m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// isSecret takes an apiVersion that cannot be read for one of the core group.
+func isSecret(m map[string]any) bool {
+	apiVersion, _ := m["apiVersion"].(string)
+	return m["kind"] == "Secret" && groupOf(apiVersion) == ""
 }
 
 // Redacted returns what stands in place of a secret value of size bytes:
@@ -67,14 +87,40 @@ func copyAnnotations() []string {
 	}
 }
 
+// secretMembers returns the top-level members of a Secret that hold secrets.
+func secretMembers() []string {
+	return []string{"data", "stringData", memberUnknown}
+}
+
+// SecretPath reports whether [Render] redacts a field of a Secret, or the field
+// that it is part of: path names it from the top of the object, as in "data",
+// "password". It is false for metadata and for its annotations, of which Render
+// redacts some.
+func SecretPath(path []string) bool {
+	switch {
+	case len(path) == 0:
+		return false
+	case slices.Contains(secretMembers(), path[0]):
+		return true
+	}
+	return len(path) > 2 && path[0] == "metadata" && path[1] == "annotations" &&
+		slices.Contains(copyAnnotations(), path[2])
+}
+
 func redactSecret(m, metadata map[string]any) {
-	redactValues(m, "data", func(s string) int {
-		if data, err := base64.StdEncoding.DecodeString(s); err == nil {
-			return len(data)
+	for _, name := range secretMembers() {
+		switch name {
+		case "data":
+			redactValues(m, name, base64Size)
+		case memberUnknown:
+			if value, ok := m[name]; ok {
+				data, _ := json.Marshal(value)
+				m[name] = Redacted(len(data))
+			}
+		default:
+			redactValues(m, name, func(s string) int { return len(s) })
 		}
-		return len(s)
-	})
-	redactValues(m, "stringData", func(s string) int { return len(s) })
+	}
 	annotations, ok := metadata["annotations"].(map[string]any)
 	if !ok {
 		return
@@ -85,6 +131,14 @@ func redactSecret(m, metadata map[string]any) {
 			annotations[name] = Redacted(len(s))
 		}
 	}
+}
+
+// base64Size is the size of what s encodes, or of s if it is no base64.
+func base64Size(s string) int {
+	if data, err := base64.StdEncoding.DecodeString(s); err == nil {
+		return len(data)
+	}
+	return len(s)
 }
 
 // redactValues replaces the values of one map of m. What has not the shape of

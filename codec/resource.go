@@ -22,12 +22,18 @@ type Resource struct {
 
 	// Prefix is where the keys live below the etcd prefix, with a trailing
 	// slash and no leading one: "pods/", "services/specs/",
-	// "batch.volcano.sh/jobs/". No two resources of a catalog share it.
+	// "batch.volcano.sh/jobs/". No two resources that [Catalog.Resources]
+	// lists share it. Only the view events.events.k8s.io has that of another,
+	// of events.
 	Prefix string
 
 	// Custom marks a resource whose first key segment is an API group: a
 	// custom resource, or one of an aggregated apiserver on the same etcd.
 	Custom bool
+
+	// Learned marks a resource that only [Catalog.AddStored] knows: from what
+	// is stored, without a CRD and without a row in the built-in table.
+	Learned bool
 
 	// Internal marks keys that kube-apiserver keeps for itself and serves
 	// through no API: masterleases, peerserverleases, ranges.
@@ -67,10 +73,11 @@ func (r *Resource) SingularName() string {
 }
 
 // Word is how sentences and command lines name one object's resource: the
-// singular, with its group only for a custom resource, as in "job" and
-// "job.batch.volcano.sh". [Catalog.Lookup] finds the resource by it.
+// singular, with its group only where the singular alone may find another
+// resource, as in "job" and "job.batch.volcano.sh". [Catalog.Lookup] finds the
+// resource by it.
 func (r *Resource) Word() string {
-	if !r.Custom {
+	if !r.Custom && !r.Learned && !r.isEventsView() {
 		if r.Singular != "" {
 			return r.Singular
 		}
@@ -112,6 +119,11 @@ func slashed(prefix string) string {
 		return prefix
 	}
 	return prefix + "/"
+}
+
+// isEventsView tells the view of events from the resource that has their keys.
+func (r *Resource) isEventsView() bool {
+	return r.Prefix == eventsPrefix && r.Group == eventsGroup
 }
 
 // inGroup reports whether the resource is served under the group, now or in
