@@ -2,11 +2,13 @@ package codec
 
 import (
 	"errors"
+	"fmt"
 	"math/rand"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	kjson "sigs.k8s.io/json"
 )
 
@@ -81,10 +83,31 @@ func FuzzDecodeHead(f *testing.F) {
 	f.Fuzz(checkHead)
 }
 
+// checkDecoder: what a decoder has read before makes no difference.
+func checkDecoder(t *testing.T, value []byte, want Head) {
+	t.Helper()
+	var d HeadDecoder
+	d.Decode(podValue(t))
+	for range 2 {
+		got := d.Decode(value)
+		if fmt.Sprint(got.Err) != fmt.Sprint(want.Err) {
+			t.Fatalf("error %v, alone %v", got.Err, want.Err)
+		}
+		got.Err = want.Err
+		if diff := cmp.Diff(want, got, cmpopts.EquateErrors()); diff != "" {
+			t.Fatalf("%q (-alone +after others):\n%s", value, diff)
+		}
+	}
+	if diff := cmp.Diff(testPodHead(), d.Decode(podValue(t))); diff != "" {
+		t.Fatalf("after %q (-want +got):\n%s", value, diff)
+	}
+}
+
 // checkHead: a head is sound or empty, no larger than its value, and agrees
 // with the whole object where that can be decoded.
 func checkHead(t *testing.T, value []byte) {
 	h := DecodeHead(value)
+	checkDecoder(t, value, h)
 	sound := h.Status == StatusProtobuf || h.Status == StatusJSON || h.Status == StatusCBOR
 	if sound != (h.Err == nil) {
 		t.Fatalf("status %s, error %v", h.Status, h.Err)

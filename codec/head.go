@@ -61,8 +61,7 @@ type Owner struct {
 func (o Owner) Group() string { return groupOf(o.APIVersion) }
 
 // Meta is the part of an object's type and metadata that selecting needs.
-// Times are in UTC, to the second, zero if unset. Maps and slices are nil if
-// empty.
+// Times are in UTC, to the second, zero if unset. Slices are nil if empty.
 type Meta struct {
 	APIVersion   string
 	Kind         string
@@ -72,7 +71,7 @@ type Meta struct {
 	UID          string
 	Created      time.Time
 	Deleted      time.Time
-	Labels       map[string]string
+	Labels       Labels
 	Finalizers   []string
 	Owners       []Owner
 }
@@ -82,7 +81,8 @@ type Meta struct {
 func (m *Meta) Group() string { return groupOf(m.APIVersion) }
 
 // Head is what DecodeHead finds in a value. It holds no reference to the
-// value's memory.
+// value's memory. It may share slices with other heads, see [HeadDecoder]: they
+// must not be changed.
 type Head struct {
 	Status Status
 	Meta   Meta // empty if Err is set
@@ -109,27 +109,47 @@ type Head struct {
 // Only what is read is checked: a value with a sound head may still fail in
 // [Decode].
 func DecodeHead(value []byte) Head {
-	var h Head
+	var d HeadDecoder
+	return d.Decode(value)
+}
+
+// HeadDecoder decodes one value after the other, at less than half the cost of
+// [DecodeHead] where they are alike: what is equal in a value and the one
+// before, of labels, owners, finalizers, node and phase, is not copied again but
+// shared by their heads. Such values, the pods of one Job for example, stand
+// next to each other in a store. The zero value is ready for use. It is not
+// safe for concurrent use; its heads are.
+type HeadDecoder struct {
+	// What the last value had. There are two runs of lists, because
+	// annotations come between labels and owners.
+	lists       [2]metaLists
+	node, phase string
+
+	runs int // of lists so far in this value
+}
+
+// Decode returns what [DecodeHead] does.
+func (d *HeadDecoder) Decode(value []byte) (h Head) {
 	var err error
 	switch statusOf(value) {
 	case StatusProtobuf:
-		h, err = protobufHead(value[len(magicProtobuf):])
+		err = d.readProtobuf(value[len(magicProtobuf):], &h)
 	case StatusJSON:
-		h, err = jsonHead(value)
+		err = readJSON(value, &h)
 	case StatusCBOR:
-		h, err = cborHead(value)
+		err = readCBOR(value, &h)
 	case StatusEncrypted:
 		return Head{Status: StatusEncrypted, Err: encryptedError(value)}
 	default:
 		err = unknownFormError(value)
 	}
 	switch {
+	case err == nil:
+		return h
 	case errors.Is(err, errForeign):
 		return Head{Status: StatusForeign, Err: err}
-	case err != nil:
-		return Head{Status: StatusUndecodable, Err: err}
 	}
-	return h
+	return Head{Status: StatusUndecodable, Err: err}
 }
 
 // MetaMatchesKey reports whether the name and the namespace in a value are

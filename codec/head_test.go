@@ -3,6 +3,7 @@ package codec
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -57,7 +58,7 @@ func testPodHead() Head {
 		Meta: Meta{
 			APIVersion: "v1", Kind: "Pod", Name: "web-1", GenerateName: "web-", Namespace: "team", UID: "u-1",
 			Created: created, Deleted: created.Add(time.Hour),
-			Labels:     map[string]string{"app": "web", "empty": ""},
+			Labels:     Labels{{"app", "web"}, {"empty", ""}},
 			Finalizers: []string{"example.com/a", "example.com/b"},
 			Owners: []Owner{
 				{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "web", UID: "u-2", Controller: true},
@@ -97,6 +98,58 @@ func TestDecodeHeadKeepsNothingOfTheValue(t *testing.T) {
 	}
 }
 
+// TestHeadDecoderShares: alike values share their lists, and what is read later
+// changes no head that was returned.
+func TestHeadDecoderShares(t *testing.T) {
+	t.Parallel()
+	live := zoo(t)
+	var d HeadDecoder
+	var got, alone []Head
+	for _, key := range slices.Sorted(maps.Keys(live)) {
+		value := slices.Clone(live[key].value)
+		alone = append(alone, DecodeHead(value))
+		got = append(got, d.Decode(value))
+		clear(value)
+	}
+	errorText := cmp.Comparer(func(a, b error) bool { return fmt.Sprint(a) == fmt.Sprint(b) })
+	if diff := cmp.Diff(alone, got, errorText); diff != "" {
+		t.Errorf("(-alone +one after the other):\n%s", diff)
+	}
+	first, second := d.Decode(podValue(t)).Meta, d.Decode(podValue(t)).Meta
+	if &first.Labels[0] != &second.Labels[0] || &first.Owners[0] != &second.Owners[0] || &first.Finalizers[0] != &second.Finalizers[0] {
+		t.Error("lists of equal values are not shared")
+	}
+	// A repeated metadata message adds to lists, which are shared by then.
+	more := bytesField(bytesField(nil, metaLabels, bytesField(nil, entryKey, "a")), metaFinalizers, "x")
+	raw, err := testPod().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	third := d.Decode(wrap("v1", "Pod", bytesField(raw, objectMetadata, more))).Meta
+	if len(third.Labels) != 3 || third.Labels[0].Key != "a" || len(third.Finalizers) != 3 {
+		t.Errorf("got %+v", third)
+	}
+	if diff := cmp.Diff(testPodHead().Meta, second); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestDecodeHeadAllocations: no more is taken than what is returned.
+func TestDecodeHeadAllocations(t *testing.T) {
+	pods := runawayPods(t)[:2]
+	// The names (in one string); the strings of labels, owners and finalizers
+	// (one), and a slice of each; the node.
+	if n := testing.AllocsPerRun(100, func() { DecodeHead(pods[0]) }); n > 6 {
+		t.Errorf("DecodeHead allocates %v times", n)
+	}
+	// The names; all else is as in the pod before.
+	var d HeadDecoder
+	i := 0
+	if n := testing.AllocsPerRun(100, func() { i++; d.Decode(pods[i%2]) }); n > 1 {
+		t.Errorf("a HeadDecoder allocates %v times", n)
+	}
+}
+
 // TestDecodeHeadProtobufRules: what other encoders may write is read by the
 // rules of the format, with the same outcome as the generated decoder.
 func TestDecodeHeadProtobufRules(t *testing.T) {
@@ -119,8 +172,12 @@ func TestDecodeHeadProtobufRules(t *testing.T) {
 			bytesField(bytesField(nil, 1, bytesField(bytesField(nil, metaLabels, bytesField(bytesField(nil, 1, "a"), 2, "1")), metaFinalizers, "x")),
 				1, bytesField(bytesField(bytesField(nil, metaLabels, bytesField(bytesField(nil, 1, "a"), 2, "2")), metaLabels, bytesField(nil, 1, "b")), metaFinalizers, "y")),
 			func(h Head) bool {
-				return len(h.Meta.Labels) == 2 && h.Meta.Labels["a"] == "2" && slices.Equal(h.Meta.Finalizers, []string{"x", "y"})
+				return slices.Equal(h.Meta.Labels, Labels{{"a", "2"}, {"b", ""}}) && slices.Equal(h.Meta.Finalizers, []string{"x", "y"})
 			}},
+		{"the last of two equal labels is kept, in order",
+			bytesField(nil, 1, bytesField(bytesField(bytesField(meta("a"), metaLabels, bytesField(bytesField(nil, 1, "b"), 2, "1")),
+				metaLabels, bytesField(nil, 1, "a")), metaLabels, bytesField(bytesField(nil, 2, "2"), 1, "b"))),
+			func(h Head) bool { return slices.Equal(h.Meta.Labels, Labels{{"a", ""}, {"b", "2"}}) }},
 		{"fields in any order, after annotations and managedFields",
 			bytesField(nil, 1, bytesField(bytesField(bytesField(bytesField(nil, metaManagedFields, ""), metaName, "a"), metaAnnotations, ""), metaUID, "u")),
 			func(h Head) bool { return h.Meta.Name == "a" && h.Meta.UID == "u" }},
@@ -177,7 +234,7 @@ func TestDecodeHeadJSON(t *testing.T) {
 		"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"o","controller":true}]},"spec":{"nodeName":"not a pod"},"status":{"phase":"Running"}}`
 	want := Head{Status: StatusJSON, Phase: "Running", Meta: Meta{
 		APIVersion: "batch.volcano.sh/v1alpha1", Kind: "Job", Name: "j", GenerateName: "j-", Namespace: "team", UID: "u",
-		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Labels: map[string]string{"a": "b"}, Finalizers: []string{"f"},
+		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Labels: Labels{{"a", "b"}}, Finalizers: []string{"f"},
 		Owners: []Owner{{"v1", "Node", "n", "o", true}},
 	}}
 	if diff := cmp.Diff(want, DecodeHead([]byte(value))); diff != "" {
@@ -213,7 +270,7 @@ func TestDecodeHeadCBOR(t *testing.T) {
 		data = append([]byte(magicCBOR), data...)
 	}
 	want := Head{Status: StatusCBOR, Phase: "Done", Meta: Meta{APIVersion: "a.b/v1", Kind: "X", Name: "x", Namespace: "n",
-		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Labels: map[string]string{"a": "b"}}}
+		Created: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Labels: Labels{{"a", "b"}}}}
 	if diff := cmp.Diff(want, DecodeHead(data)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -312,67 +369,6 @@ func TestDecodeHeadTruncated(t *testing.T) {
 			if h.Meta.Name != "" {
 				t.Errorf("cut at %d of %d: got %+v", n, len(value), h)
 			}
-		}
-	}
-}
-
-// zooPods returns the values of the fixture's pods, in key order.
-func zooPods(b *testing.B) [][]byte {
-	b.Helper()
-	live := zoo(b)
-	var keys []string
-	for key := range live {
-		if strings.HasPrefix(key, prefix+"pods/") {
-			keys = append(keys, key)
-		}
-	}
-	slices.Sort(keys)
-	var pods [][]byte
-	for _, key := range keys {
-		pods = append(pods, live[key].value)
-	}
-	return pods
-}
-
-// The benchmarks report per pod.
-func BenchmarkDecodeHead(b *testing.B) {
-	pods := zooPods(b)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		if h := DecodeHead(pods[i%len(pods)]); h.Err != nil {
-			b.Fatal(h.Err)
-		}
-	}
-}
-
-func BenchmarkDecode(b *testing.B) {
-	pods := zooPods(b)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		if _, err := Decode(pods[i%len(pods)], 1); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkParseKey(b *testing.B) {
-	c := NewCatalog()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, ok := c.ParseKey("/registry/", "/registry/pods/team/web-7c998f9cdf-5qdwg"); !ok {
-			b.Fatal("not understood")
-		}
-	}
-}
-
-func BenchmarkDecodeHeadJSON(b *testing.B) {
-	live := zoo(b)
-	value := live[prefix+"batch.volcano.sh/jobs/mirror-old/sync-all"].value
-	b.SetBytes(int64(len(value)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if h := DecodeHead(value); h.Err != nil {
-			b.Fatal(h.Err)
 		}
 	}
 }

@@ -63,30 +63,30 @@ func (l *looseString) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-func jsonHead(value []byte) (Head, error) {
+func readJSON(value []byte, h *Head) error {
 	var s storedHead
 	if err := json.Unmarshal(value, &s); err != nil {
-		return Head{}, jsonError(err)
+		return jsonError(err)
 	}
-	return s.head(StatusJSON)
+	return s.fill(h, StatusJSON)
 }
 
-// cborHead decodes the whole value: the format is an alpha feature, so speed
+// readCBOR decodes the whole value: the format is an alpha feature, so speed
 // has not been asked of it.
-func cborHead(value []byte) (Head, error) {
+func readCBOR(value []byte, h *Head) error {
 	m, err := cborMap(value)
 	if err != nil {
-		return Head{}, err
+		return err
 	}
 	data, err := json.Marshal(m)
 	if err != nil {
-		return Head{}, fmt.Errorf("%w: cbor", ErrUndecodable)
+		return fmt.Errorf("%w: cbor", ErrUndecodable)
 	}
 	var s storedHead
 	if err := json.Unmarshal(data, &s); err != nil {
-		return Head{}, fmt.Errorf("%w: cbor", ErrUndecodable)
+		return fmt.Errorf("%w: cbor", ErrUndecodable)
 	}
-	return s.head(StatusCBOR)
+	return s.fill(h, StatusCBOR)
 }
 
 func cborMap(value []byte) (map[string]any, error) {
@@ -97,12 +97,12 @@ func cborMap(value []byte) (map[string]any, error) {
 	return m, nil
 }
 
-func (s *storedHead) head(status Status) (Head, error) {
+func (s *storedHead) fill(h *Head, status Status) error {
 	if s.APIVersion == "" || s.Kind == "" {
-		return Head{}, errForeign
+		return errForeign
 	}
 	m := &s.Metadata
-	h := Head{
+	*h = Head{
 		Status: status,
 		Phase:  s.Status.phase,
 		Meta: Meta{
@@ -114,10 +114,8 @@ func (s *storedHead) head(status Status) (Head, error) {
 			UID:          m.UID,
 			Created:      utc(m.CreationTimestamp),
 			Deleted:      utc(m.DeletionTimestamp),
+			Labels:       labelsOf(m.Labels),
 		},
-	}
-	if len(m.Labels) > 0 {
-		h.Meta.Labels = m.Labels
 	}
 	if len(m.Finalizers) > 0 {
 		h.Meta.Finalizers = m.Finalizers
@@ -131,7 +129,7 @@ func (s *storedHead) head(status Status) (Head, error) {
 	if h.Phase == "" {
 		h.Phase = defaultPhase(s.APIVersion, s.Kind)
 	}
-	return h, nil
+	return nil
 }
 
 func utc(t metav1.Time) time.Time {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 )
 
 // Decrypter undoes encryption at rest. Implementations are safe for concurrent
@@ -33,6 +34,8 @@ type Reader struct {
 	Catalog   *Catalog
 	Prefix    string    // as NormalizePrefix gives it
 	Decrypter Decrypter // nil: encrypted values stay so
+
+	heads sync.Pool // of *HeadDecoder
 }
 
 // Value is one stored key and value as a Reader understands them.
@@ -59,7 +62,7 @@ func (r *Reader) Read(ctx context.Context, key string, value []byte) Value {
 	v := Value{Plain: value}
 	v.Key, _ = r.Catalog.ParseKey(r.Prefix, key)
 	if statusOf(value) != StatusEncrypted {
-		v.Head = DecodeHead(value)
+		v.Head = r.head(value)
 		return v
 	}
 	v.Provider = provider(value)
@@ -70,10 +73,20 @@ func (r *Reader) Read(ctx context.Context, key string, value []byte) Value {
 	}
 	v.Plain = plain
 	// What a provider yields is never encrypted again.
-	if v.Head = DecodeHead(plain); v.Head.Status == StatusEncrypted {
+	if v.Head = r.head(plain); v.Head.Status == StatusEncrypted {
 		v.Head.Status, v.Head.Err = StatusUndecodable, unknownFormError(plain)
 	}
 	return v
+}
+
+// head is DecodeHead with a decoder that has read other values of the store.
+func (r *Reader) head(value []byte) Head {
+	d, ok := r.heads.Get().(*HeadDecoder)
+	if !ok {
+		d = new(HeadDecoder)
+	}
+	defer r.heads.Put(d)
+	return d.Decode(value)
 }
 
 func (r *Reader) decrypt(ctx context.Context, k Key, key string, value []byte) ([]byte, error) {

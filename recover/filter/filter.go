@@ -233,7 +233,7 @@ func (f *Filter) byHead(h codec.Head) bool {
 	case f.sel.Phase != "" && h.Phase != f.sel.Phase:
 	case !f.olderThan.IsZero() && (m.Created.IsZero() || m.Created.After(f.olderThan)):
 	case !f.newerThan.IsZero() && (m.Created.IsZero() || m.Created.Before(f.newerThan)):
-	case !f.labels.Matches(labels.Set(m.Labels)):
+	case !f.labels.Matches(m.Labels):
 	default:
 		return true
 	}

@@ -120,7 +120,7 @@ func TestSummaryAgreesWithACount(t *testing.T) {
 		{S{Finalizer: "batch.kubernetes.io/job-tracking"}, func(m matched) bool {
 			return slices.Contains(m.head.Meta.Finalizers, "batch.kubernetes.io/job-tracking")
 		}, 70},
-		{S{Labels: "app"}, func(m matched) bool { return m.head.Meta.Labels["app"] != "" }, 70},
+		{S{Labels: "app"}, func(m matched) bool { return m.head.Meta.Labels.Get("app") != "" }, 70},
 		{S{Resource: "pods", Namespace: "none"}, func(matched) bool { return false }, 0},
 	}
 	w := zoo(t)
