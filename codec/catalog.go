@@ -74,9 +74,13 @@ type crdHead struct {
 			Singular   string   `json:"singular"`
 			ShortNames []string `json:"shortNames"`
 		} `json:"names"`
-		SelectableFields []crdField `json:"selectableFields"`
-		Versions         []struct {
-			SelectableFields []crdField `json:"selectableFields"`
+		SelectableFields         []crdField  `json:"selectableFields"`
+		AdditionalPrinterColumns []crdColumn `json:"additionalPrinterColumns"`
+		Versions                 []struct {
+			Served                   bool        `json:"served"`
+			Storage                  bool        `json:"storage"`
+			SelectableFields         []crdField  `json:"selectableFields"`
+			AdditionalPrinterColumns []crdColumn `json:"additionalPrinterColumns"`
 		} `json:"versions"`
 	} `json:"spec"`
 }
@@ -113,6 +117,8 @@ func (crd *crdHead) resource() (*Resource, error) {
 		Prefix:     spec.Group + "/" + spec.Names.Plural + "/",
 		Custom:     true,
 		Selectable: crd.selectable(),
+
+		PrinterColumns: crd.printerColumns(),
 	}, nil
 }
 

@@ -39,7 +39,7 @@ func TestZooCells(t *testing.T) {
 		{"namespaces/mirror-old", "mirror-old|Terminating|136m"},
 		{"namespaces/team", "team|Active|136m"},
 		{"batch.volcano.sh/jobs/mirror-old/sync-all", "sync-all|136m"},
-		{"minions/w-9", "w-9|136m"},
+		{"minions/w-9", "w-9|NotReady|<none>|136m|v1.36.3|192.168.7.15|<none>|Talos (v1.12.1)|6.12.48 (amd64)|containerd://2.1.5"},
 	}
 	for _, test := range tests {
 		k, ok := c.ParseKey(prefix, prefix+test.key)
@@ -188,7 +188,10 @@ func TestColumns(t *testing.T) {
 		"jobs":                  "NAME STATUS COMPLETIONS DURATION AGE (CONTAINERS) (IMAGES) (SELECTOR)",
 		"namespaces":            "NAME STATUS AGE",
 		"jobs.batch.volcano.sh": "NAME AGE",
-		"configmaps":            "NAME AGE",
+		"configmaps":            "NAME DATA AGE",
+		"crds":                  "NAME CREATED AT",
+		"podpresets":            "NAME AGE",
+		"events":                "LAST SEEN TYPE REASON OBJECT (SUBOBJECT) (SOURCE) MESSAGE (FIRST SEEN) (COUNT) (NAME)",
 	} {
 		r, _, _ := c.Lookup(name)
 		var got []string

@@ -55,13 +55,6 @@ func podCells(pod *corev1.Pod, now time.Time) []string {
 	}
 }
 
-func orNone(s string) string {
-	if s == "" {
-		return noValue
-	}
-	return s
-}
-
 func summarize(pod *corev1.Pod) podSummary {
 	s := podSummary{status: string(pod.Status.Phase), total: len(pod.Spec.Containers)}
 	if pod.Status.Reason != "" {

@@ -43,6 +43,10 @@ type Resource struct {
 	// Selectable are the field paths, without a leading dot, that a CRD
 	// declares in selectableFields, over all its versions.
 	Selectable []string
+
+	// PrinterColumns are the columns that a CRD declares, of the version that
+	// it stores; nil if it leaves them to the default, the age.
+	PrinterColumns []PrinterColumn
 }
 
 // String returns the name that selects exactly this resource: the plural,
