@@ -16,18 +16,19 @@ const module = "github.com/etcd-rescue/etcd-rescue/"
 // those named before it and nothing else of the project.
 func layers() map[string][]string {
 	return map[string][]string{
-		"codec":                nil,
-		"snapshots":            {"codec"},
-		"snapshots/sandbox":    {"codec", "snapshots"},
-		"recover/keyspace":     {"codec", "snapshots"},
-		"recover/filter":       {"codec", "snapshots", "recover/keyspace"},
-		"recover/plan":         {"codec", "snapshots", "recover/keyspace", "recover/filter"},
-		"recover/apply":        {"codec", "snapshots", "recover/keyspace", "recover/filter", "recover/plan"},
-		"cmd/internal/connect": nil,
-		"cmd/internal/term":    nil,
+		"codec":                   nil,
+		"snapshots":               {"codec"},
+		"snapshots/sandbox":       {"codec", "snapshots"},
+		"recover/keyspace":        {"codec", "snapshots"},
+		"recover/filter":          {"codec", "snapshots", "recover/keyspace"},
+		"recover/plan":            {"codec", "snapshots", "recover/keyspace", "recover/filter"},
+		"recover/apply":           {"codec", "snapshots", "recover/keyspace", "recover/filter", "recover/plan"},
+		"cmd/internal/connect":    nil,
+		"cmd/internal/encryption": {"codec"},
+		"cmd/internal/term":       nil,
 		"cmd/internal/app": {
 			"codec", "snapshots", "snapshots/sandbox", "recover/keyspace", "recover/filter", "recover/plan", "recover/apply",
-			"cmd/internal/connect", "cmd/internal/term",
+			"cmd/internal/connect", "cmd/internal/encryption", "cmd/internal/term",
 		},
 		"cmd/etcd-rescue": {"cmd/internal/app", "cmd/internal/term"},
 	}
@@ -42,6 +43,7 @@ func owners() map[string]string {
 		"go.etcd.io/etcd/etcdutl/v3/snapshot":  "snapshots/sandbox",
 		"go.etcd.io/bbolt":                     "snapshots",
 		"k8s.io/client-go/kubernetes/scheme":   "codec",
+		"k8s.io/apiserver/pkg/storage/value":   "cmd/internal/encryption",
 		"go.etcd.io/etcd/client/v3/kubernetes": "nobody",
 	}
 }

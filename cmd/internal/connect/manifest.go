@@ -10,13 +10,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// manifest is what the static pod of kube-apiserver says about etcd. File names
-// are paths inside the container.
+// manifest is what the static pod of kube-apiserver says about etcd and about
+// what it stores there. File names are paths inside the container.
 type manifest struct {
 	servers, events           []string
 	otherOverrides            []string // resources kept in yet another etcd
 	cafile, certfile, keyfile string
 	prefix                    string
+	encryption                string // the EncryptionConfiguration
 
 	mounts  []volumeMount
 	volumes []volume
@@ -61,7 +62,7 @@ func readManifest(file string) (*manifest, error) {
 		return nil, errors.New("it is not a readable pod manifest")
 	}
 	for _, c := range pod.Spec.Containers {
-		flags := etcdFlags(append(append([]string{}, c.Command...), c.Args...))
+		flags := storageFlags(append(append([]string{}, c.Command...), c.Args...))
 		if len(flags["--etcd-servers"]) == 0 {
 			continue
 		}
@@ -82,7 +83,7 @@ func (m *manifest) setFlags(flags map[string][]string) {
 	}
 	m.servers = splitEndpoints(flags["--etcd-servers"])
 	m.cafile, m.certfile, m.keyfile = last("--etcd-cafile"), last("--etcd-certfile"), last("--etcd-keyfile")
-	m.prefix = last("--etcd-prefix")
+	m.prefix, m.encryption = last("--etcd-prefix"), last(encryptionFlag)
 	for _, o := range splitEndpoints(flags["--etcd-servers-overrides"]) {
 		resource, servers, _ := strings.Cut(o, "#")
 		if resource != "/events" {
@@ -95,9 +96,12 @@ func (m *manifest) setFlags(flags map[string][]string) {
 	}
 }
 
-// etcdFlags collects --etcd-… flags from an argument list, "--flag=v" or
-// "--flag", "v". Arguments that hold a shell command line are split too.
-func etcdFlags(args []string) map[string][]string {
+const encryptionFlag = "--encryption-provider-config"
+
+// storageFlags collects --etcd-… flags and encryptionFlag from an argument
+// list, "--flag=v" or "--flag", "v". Arguments that hold a shell command line
+// are split too.
+func storageFlags(args []string) map[string][]string {
 	var words []string
 	for _, a := range args {
 		if strings.Contains(a, " --etcd-") {
@@ -108,13 +112,13 @@ func etcdFlags(args []string) map[string][]string {
 	}
 	flags := map[string][]string{}
 	for i, w := range words {
-		if strings.HasPrefix(w, "-etcd-") {
-			w = "-" + w
+		name, value, inline := strings.Cut(w, "=")
+		if strings.HasPrefix(name, "-") && !strings.HasPrefix(name, "--") {
+			name = "-" + name
 		}
-		if !strings.HasPrefix(w, "--etcd-") {
+		if !strings.HasPrefix(name, "--etcd-") && name != encryptionFlag {
 			continue
 		}
-		name, value, inline := strings.Cut(w, "=")
 		if !inline && i+1 < len(words) {
 			value = words[i+1]
 		}

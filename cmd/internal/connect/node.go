@@ -38,6 +38,7 @@ func (r *resolver) lookAtNode() error {
 	if m != nil && r.out.Prefix == "" && m.prefix != "" {
 		r.out.Prefix, r.prefixFrom = m.prefix, r.hostPath(manifestPath)
 	}
+	r.favourEncryption(m)
 	if needEndpoints {
 		return r.nodeEndpoints(m)
 	}
@@ -124,6 +125,20 @@ func (r *resolver) favourTLS(m *manifest) {
 		return
 	}
 	r.takeTLS(files, r.hostPath("/etc/kubernetes/pki"))
+}
+
+// favourEncryption says where the encryption configuration of the manifest is
+// on this machine. Whether it can be read is for whoever needs it to find out.
+func (r *resolver) favourEncryption(m *manifest) {
+	if m == nil || m.encryption == "" {
+		return
+	}
+	host, err := m.hostPath(m.encryption)
+	if err != nil {
+		r.note("%s=%s not used: %v", encryptionFlag, m.encryption, err)
+		return
+	}
+	r.encryption = r.hostPath(host)
 }
 
 func (r *resolver) takeTLS(f tlsFiles, from string) {

@@ -7,7 +7,8 @@
 // answered. The package prints nothing and writes nothing, to disk or to etcd.
 //
 // Its invariant: TLS material of the node is used for TLS endpoints only, and
-// whatever was used is named in Found.Why.
+// whatever was used is named in Found.Why. What the node shows beyond that, the
+// file with its encryption keys, is named and not read.
 package connect
 
 import (
@@ -63,6 +64,10 @@ type Node struct {
 // password, PasswordFile read into Password.
 type Found struct {
 	Settings
+	// EncryptionConfig is the path, on this machine, of the file that the
+	// manifest of kube-apiserver names in --encryption-provider-config. It is
+	// empty if there is none. The file may be missing or unreadable.
+	EncryptionConfig string
 	// Why says on one line what is used and where it came from. It holds no
 	// secret.
 	Why string
@@ -104,7 +109,7 @@ func Resolve(flags Settings, node Node) (Found, error) {
 			return Found{}, err
 		}
 	}
-	return Found{Settings: r.out, Why: r.why()}, nil
+	return Found{Settings: r.out, EncryptionConfig: r.encryption, Why: r.why()}, nil
 }
 
 // resolver carries what Resolve has decided so far.
@@ -118,6 +123,7 @@ type resolver struct {
 	tlsFrom       string // empty: no files given or found
 	userFrom      string
 	prefixFrom    string
+	encryption    string   // Found.EncryptionConfig
 	notes         []string // things that Why must add
 }
 

@@ -59,6 +59,16 @@ spec:
   - {secret: {secretName: x}, name: secret}
 `
 
+// encrypted is a manifest whose --encryption-provider-config is given once for
+// each file, and whose volume /enc is of the given kind.
+func encrypted(volume string, files ...string) string {
+	text := "spec:\n  containers:\n  - command: [kube-apiserver, '--etcd-servers=http://127.0.0.1:2379']\n    args:\n"
+	for _, f := range files {
+		text += "    - --encryption-provider-config=" + f + "\n"
+	}
+	return text + "    volumeMounts: [{mountPath: /enc, name: enc}]\n  volumes:\n  - {" + volume + ", name: enc}\n"
+}
+
 // node is a machine of a test: a tree of files and an environment.
 type node struct {
 	t    *testing.T
@@ -118,6 +128,7 @@ func TestResolve(t *testing.T) {
 		flags func(n *node) Settings
 		want  settings // ROOT stands for the node's root; timeouts and prefix default
 		why   string
+		crypt string // EncryptionConfig, with ROOT
 	}{
 		{
 			name: "empty machine",
@@ -166,6 +177,48 @@ func TestResolve(t *testing.T) {
 			},
 			want: settings{Endpoints: []string{"http://127.0.0.1:4001"}},
 			why:  "etcd http://127.0.0.1:4001 (from ROOT/etc/kubernetes/manifests/kube-apiserver.yaml)",
+		},
+		{
+			name: "encryption configuration in a shell command line, mounted nowhere",
+			setup: func(n *node) {
+				n.write(manifestPath, "spec: {containers: [{command: [/bin/sh, -c, 'exec kube-apiserver -encryption-provider-config \"/etc/enc/c.yaml\" --etcd-servers=http://127.0.0.1:4001']}]}")
+			},
+			want:  settings{Endpoints: []string{"http://127.0.0.1:4001"}},
+			why:   "etcd http://127.0.0.1:4001 (from ROOT/etc/kubernetes/manifests/kube-apiserver.yaml)",
+			crypt: "ROOT/etc/enc/c.yaml",
+		},
+		{
+			name: "encryption configuration elsewhere on the host, the last flag wins",
+			setup: func(n *node) {
+				n.write(manifestPath, encrypted("hostPath: {path: /opt/enc}", "/first.yaml", "/enc/deep/../c.yaml"))
+			},
+			want:  settings{Endpoints: []string{"http://127.0.0.1:2379"}},
+			why:   "etcd http://127.0.0.1:2379 (from ROOT/etc/kubernetes/manifests/kube-apiserver.yaml)",
+			crypt: "ROOT/opt/enc/c.yaml",
+		},
+		{
+			name: "encryption configuration for endpoints by flag",
+			setup: func(n *node) {
+				n.write(manifestPath, encrypted("hostPath: {path: /opt/enc}", "/enc/c.yaml"))
+			},
+			flags: func(*node) Settings { return Settings{Endpoints: []string{"http://10.0.0.1:2379"}} },
+			want:  settings{Endpoints: []string{"http://10.0.0.1:2379"}},
+			why:   "etcd http://10.0.0.1:2379 (from --endpoints)",
+			crypt: "ROOT/opt/enc/c.yaml",
+		},
+		{
+			name:  "encryption configuration that is not on the host",
+			setup: func(n *node) { n.write(manifestPath, encrypted("secret: {secretName: x}", "/enc/c.yaml")) },
+			want:  settings{Endpoints: []string{"http://127.0.0.1:2379"}},
+			why:   `etcd http://127.0.0.1:2379 (from ROOT/etc/kubernetes/manifests/kube-apiserver.yaml; --encryption-provider-config=/enc/c.yaml not used: volume "enc" is not a directory of the host)`,
+		},
+		{
+			name: "a longer flag is another one",
+			setup: func(n *node) {
+				n.write(manifestPath, "spec: {containers: [{command: [kube-apiserver, --encryption-provider-config-automatic-reload=true, '--etcd-servers=http://127.0.0.1:2379']}]}")
+			},
+			want: settings{Endpoints: []string{"http://127.0.0.1:2379"}},
+			why:  "etcd http://127.0.0.1:2379 (from ROOT/etc/kubernetes/manifests/kube-apiserver.yaml)",
 		},
 		{
 			name:  "broken manifest",
@@ -281,7 +334,7 @@ func TestResolve(t *testing.T) {
 			want.Prefix = or(want.Prefix, DefaultPrefix)
 			want.DialTimeout = or(want.DialTimeout, DefaultDialTimeout)
 			want.CommandTimeout = or(want.CommandTimeout, DefaultCommandTimeout)
-			if diff := cmp.Diff(Found{Settings: want, Why: n.tree(tc.why)}, got); diff != "" {
+			if diff := cmp.Diff(Found{Settings: want, EncryptionConfig: n.tree(tc.crypt), Why: n.tree(tc.why)}, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 			if want.Password != "" && strings.Contains(got.Why, want.Password) {
