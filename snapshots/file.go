@@ -187,6 +187,28 @@ func (f *File) At(p Position) (*mvccpb.KeyValue, error) {
 	return f.decode(e.value, p)
 }
 
+// Revisions calls fn for every stored revision of one key, deletions and what a compaction has not yet removed
+// included, in the order of the file: from the oldest to the newest. It reads every entry of the file once and keeps
+// none. An error of fn ends the walk and is returned as it is.
+func (f *File) Revisions(ctx context.Context, key string, fn func(at Position, deleted bool) error) error {
+	return f.walkKeys(ctx, func(pos Position, tombstone bool, _ place, value []byte) error {
+		found, err := f.keyAt(pos, value)
+		if err != nil || len(found) == 0 || string(found) != key {
+			return err
+		}
+		return fn(pos, tombstone)
+	})
+}
+
+// keyAt is the key of an encoded entry, empty for the empty value that etcdutl's --bump-revision writes.
+func (f *File) keyAt(pos Position, value []byte) ([]byte, error) {
+	key, err := keyOf(value)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %q: the entry at %s: %w", ErrDamaged, f.path, pos, err)
+	}
+	return key, nil
+}
+
 // Stage is the stage that was given to [Archive.Append] with this entry; 0 for other files.
 func (f *File) Stage(p Position) int {
 	if f.archive == nil {

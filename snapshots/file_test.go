@@ -152,6 +152,31 @@ func TestEntriesAndAt(t *testing.T) {
 	}
 }
 
+func TestRevisions(t *testing.T) {
+	t.Parallel()
+	// What a compaction has not yet removed is listed too.
+	f := open(t, makeDB(t, history(), map[string][]byte{"scheduledCompactRev": Position{6, 0}.bytes()}))
+	for key, want := range map[string][]string{
+		"/a": {"2_0", "4_0"}, "/b": {"3_0", "5_0 deleted", "7_0"}, "/ab": {"6_1"}, "/c": {"6_0", "8_0 deleted"}, "/": nil, "": nil,
+	} {
+		var got []string
+		err := f.Revisions(t.Context(), key, func(at Position, deleted bool) error {
+			if got = append(got, at.String()); deleted {
+				got[len(got)-1] += " deleted"
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		diff(t, "revisions of "+key, got, want)
+	}
+	stop := errors.New("enough")
+	if err := f.Revisions(t.Context(), "/a", func(Position, bool) error { return stop }); err != stop {
+		t.Errorf("error of fn came back as %v", err)
+	}
+}
+
 func TestCompacted(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

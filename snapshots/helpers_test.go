@@ -198,6 +198,7 @@ func readAll(ctx context.Context, f *File) error {
 		}
 		return nil
 	}))
+	err = errors.Join(err, f.Revisions(ctx, "/registry/pods/team/x", func(Position, bool) error { return nil }))
 	f.LeaseTTL(7)
 	_, noteErr := f.Notes(ctx)
 	return errors.Join(err, noteErr, f.Check(ctx))

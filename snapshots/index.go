@@ -73,12 +73,9 @@ func (f *File) buildIndex(ctx context.Context, rev int64) (*index, error) {
 		if f.archive == nil && pos.Main > rev {
 			return errStop
 		}
-		key, err := keyOf(value)
-		if err != nil {
-			return fmt.Errorf("%w: %q: the entry at %s: %w", ErrDamaged, f.path, pos, err)
-		}
-		if len(key) == 0 {
-			return nil // etcdutl's --bump-revision writes an empty value
+		key, err := f.keyAt(pos, value)
+		if err != nil || len(key) == 0 {
+			return err
 		}
 		i, ok := byKey[string(key)]
 		if !ok {

@@ -2,6 +2,7 @@ package keyspace
 
 import (
 	"context"
+	"errors"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
@@ -57,4 +58,117 @@ func (s *File) GetAll(ctx context.Context, keys []string) (map[string]*mvccpb.Ke
 		}
 	}
 	return found, nil
+}
+
+// History implements Historian. It is exact for a db file: it goes through all
+// stored revisions once, keeps where those of key stand, and reads their values
+// one by one. What a compaction had begun to remove and not yet removed is
+// yielded too. An archive holds a key as it was when it was archived, so it has
+// one version for each time, and no deletions.
+func (s *File) History(ctx context.Context, key string, most int, fn func(Version) error) (Extent, error) {
+	y := newYielder(most, fn)
+	places, err := s.newest(ctx, key, y.left+1)
+	if err != nil {
+		return y.extent, err
+	}
+	if !s.f.IsArchive() {
+		y.extent.Oldest = max(s.f.Compacted(), 1)
+	}
+	var last int64
+	for i := len(places) - 1; i >= 0; i-- {
+		if err := ctx.Err(); err != nil {
+			return y.extent, err
+		}
+		v, err := s.version(places[i])
+		if err != nil {
+			return y.extent, err
+		}
+		// A plan that is run again archives what it had archived, but not yet deleted.
+		if v.ModRevision == last && s.f.IsArchive() {
+			continue
+		}
+		last = v.ModRevision
+		if err := y.yield(v); err != nil {
+			return y.done(err)
+		}
+	}
+	return y.extent, nil
+}
+
+// stored is where one revision of a key stands in a file.
+type stored struct {
+	at      snapshots.Position
+	deleted bool
+}
+
+// newest finds the last most places of key, in the order of the file.
+func (s *File) newest(ctx context.Context, key string, most int) ([]stored, error) {
+	var found []stored
+	err := s.f.Revisions(ctx, key, func(at snapshots.Position, deleted bool) error {
+		if len(found)/2 >= most {
+			found = append(found[:0], found[len(found)-most:]...)
+		}
+		found = append(found, stored{at, deleted})
+		return nil
+	})
+	return found[max(0, len(found)-most):], err
+}
+
+func (s *File) version(p stored) (Version, error) {
+	if p.deleted {
+		return Version{ModRevision: p.at.Main, Deleted: true}, nil
+	}
+	kv, err := s.f.At(p.at)
+	if err != nil {
+		return Version{}, err
+	}
+	v := Version{ModRevision: p.at.Main, KV: kv}
+	if s.f.IsArchive() {
+		v.ModRevision = kv.ModRevision
+	}
+	return v, nil
+}
+
+// At implements Historian. An archive does not know what happened between its
+// entries: the newest one at or before rev counts.
+func (s *File) At(ctx context.Context, key string, rev int64) (*mvccpb.KeyValue, error) {
+	if err := checkRevision(rev, s.rev); err != nil {
+		return nil, err
+	}
+	if s.f.IsArchive() {
+		return s.archivedAt(ctx, key, rev)
+	}
+	var found *stored
+	replaced := false // at or before the oldest revision that can be read
+	oldest := s.f.Compacted()
+	err := s.f.Revisions(ctx, key, func(at snapshots.Position, deleted bool) error {
+		if at.Main > rev {
+			replaced = at.Main <= oldest
+			return errCut
+		}
+		found = &stored{at, deleted}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errCut) {
+		return nil, err
+	}
+	exact := found != nil && (found.at.Main == rev || !replaced)
+	if rev < oldest && !exact {
+		return nil, &CompactedError{Revision: rev, Oldest: oldest}
+	}
+	if found == nil || found.deleted {
+		return nil, nil
+	}
+	return s.f.At(found.at)
+}
+
+func (s *File) archivedAt(ctx context.Context, key string, rev int64) (found *mvccpb.KeyValue, err error) {
+	_, err = s.History(ctx, key, maxVersions, func(v Version) error {
+		if v.ModRevision > rev {
+			return nil
+		}
+		found = v.KV
+		return errCut
+	})
+	return found, err
 }

@@ -5,7 +5,8 @@
 // revision, so that counts, lists and plans made from it agree with each
 // other. When that revision is lost in the middle of a read, because somebody
 // compacted it, the read fails with CompactedError; it never goes on with a
-// newer revision.
+// newer revision. What is older than that revision, the past of one key, is
+// what History and At read.
 package keyspace
 
 import (
@@ -54,11 +55,16 @@ type Source interface {
 	GetAll(ctx context.Context, keys []string) (map[string]*mvccpb.KeyValue, error)
 }
 
-// CompactedError says that the pinned revision was compacted while it was
-// being read. Nothing was changed; the read has to start again.
-type CompactedError struct{ Revision int64 }
+// CompactedError says that a revision cannot be read any more. Oldest is the
+// oldest one that can be, as far as it is known; with Oldest 0 it was the
+// pinned revision that was compacted while it was being read. Nothing was
+// changed; a read of the present has to start again.
+type CompactedError struct{ Revision, Oldest int64 }
 
 func (e *CompactedError) Error() string {
+	if e.Oldest > 0 {
+		return fmt.Sprintf("revision %d was compacted; the oldest that can be read is %d", e.Revision, e.Oldest)
+	}
 	return fmt.Sprintf("revision %d was compacted while it was being read", e.Revision)
 }
 

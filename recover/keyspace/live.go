@@ -59,14 +59,19 @@ func Current(kv Getter, timeout time.Duration) *Live { return &Live{kv: kv, time
 // Revision is the pinned revision, 0 for Current.
 func (s *Live) Revision() int64 { return s.rev }
 
-// get is the only place where a request is made. Reads are repeated by
-// clientv3 itself while the connection is being made again.
+// get asks at the pinned revision.
 func (s *Live) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	return s.getAt(ctx, s.rev, key, opts...)
+}
+
+// getAt is the only place where a request is made. Reads are repeated by
+// clientv3 itself while the connection is being made again.
+func (s *Live) getAt(ctx context.Context, rev int64, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	resp, err := s.kv.Get(ctx, key, append(opts, clientv3.WithRev(s.rev))...)
+	resp, err := s.kv.Get(ctx, key, append(opts, clientv3.WithRev(rev))...)
 	if errors.Is(err, rpctypes.ErrCompacted) {
-		return nil, &CompactedError{Revision: s.rev}
+		return nil, &CompactedError{Revision: rev}
 	}
 	return resp, err
 }

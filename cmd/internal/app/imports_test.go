@@ -20,6 +20,7 @@ func layers() map[string][]string {
 		"snapshots":               {"codec"},
 		"snapshots/sandbox":       {"codec", "snapshots"},
 		"recover/keyspace":        {"codec", "snapshots"},
+		"recover/diff":            nil,
 		"recover/filter":          {"codec", "snapshots", "recover/keyspace"},
 		"recover/plan":            {"codec", "snapshots", "recover/keyspace", "recover/filter"},
 		"recover/apply":           {"codec", "snapshots", "recover/keyspace", "recover/filter", "recover/plan"},
@@ -27,7 +28,7 @@ func layers() map[string][]string {
 		"cmd/internal/encryption": {"codec"},
 		"cmd/internal/term":       nil,
 		"cmd/internal/app": {
-			"codec", "snapshots", "snapshots/sandbox", "recover/keyspace", "recover/filter", "recover/plan", "recover/apply",
+			"codec", "snapshots", "snapshots/sandbox", "recover/keyspace", "recover/filter", "recover/plan", "recover/apply", "recover/diff",
 			"cmd/internal/connect", "cmd/internal/encryption", "cmd/internal/term",
 		},
 		"cmd/etcd-rescue": {"cmd/internal/app", "cmd/internal/term"},
