@@ -164,7 +164,7 @@ func TestAPIData(t *testing.T) {
 }
 
 // rendered is all that is shown.
-func rendered(t *testing.T, name string, s Shown) map[string]any {
+func rendered(t testing.TB, name string, s Shown) map[string]any {
 	t.Helper()
 	m, err := Render(s.Object, RenderOptions{ManagedFields: true, ShowSecrets: true})
 	if err != nil {

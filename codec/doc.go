@@ -7,10 +7,14 @@
 // the whole object; [Render], [FieldSet] and [Cells] give what kubectl and
 // kube-apiserver would show of it.
 //
-// The package never reads or writes a file, a socket or a clock, never
-// changes a value it is given, and never encodes an object for storage: bytes
-// that go back into etcd do not come from here, because re-encoding with this
-// build's types would drop fields that a newer apiserver has written.
+// [Show] is what kubectl would show of a value, also of one that this build
+// knows in part or not at all.
+//
+// The package never reads or writes a file, a socket or a clock, never changes
+// a value it is given, and never encodes an object for storage: re-encoding
+// with this build's types would drop fields that a newer apiserver has written.
+// Bytes that go back into etcd come only from [Edit], which changes the named
+// fields and keeps all others byte for byte.
 //
 // The key invariant: [Catalog.ParseKey] followed by [Key.Path] is the
 // identity, and ParseKey never takes a key for something that it is not. What

@@ -88,7 +88,7 @@ func (d *dumper) bytes(b []byte, depth int) any {
 	switch {
 	case len(b) == 0, text && b[0] >= ' ':
 		return string(b)
-	case depth < dumpDepth && isMessage(b):
+	case depth < dumpDepth && looksLikeMessage(b):
 		return d.message(b, 0, depth+1)
 	case text:
 		return string(b)
@@ -112,8 +112,8 @@ func isText(b []byte) bool {
 	return true
 }
 
-// isMessage tells whether all of b is fields with numbers that people give.
-func isMessage(b []byte) bool {
+// looksLikeMessage tells whether all of b is fields with numbers that people give.
+func looksLikeMessage(b []byte) bool {
 	for pos := 0; pos < len(b); {
 		f, err := nextField(b, pos)
 		if err != nil || f.num > dumpNumber {
