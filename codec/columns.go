@@ -149,7 +149,9 @@ func reshape(obj runtime.Object, kind string, to runtime.Object) bool {
 	}
 	var content map[string]any
 	if u, ok := obj.(*unstructured.Unstructured); ok {
-		content = u.Object
+		if content = u.Object; wildText(content) {
+			return false
+		}
 	} else {
 		var err error
 		if content, err = runtime.DefaultUnstructuredConverter.ToUnstructured(obj); err != nil {

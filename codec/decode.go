@@ -80,6 +80,9 @@ func decodeProtobuf(b []byte) (runtime.Object, error) {
 	if err != nil || !ok {
 		return nil, &UnknownKindError{APIVersion: apiVersion, Kind: kind}
 	}
+	if wildQuantity(obj, e.raw) {
+		return nil, fmt.Errorf("%w: protobuf %s: a quantity is out of all bounds", ErrUndecodable, kind)
+	}
 	if err := message.Unmarshal(e.raw); err != nil {
 		return nil, fmt.Errorf("%w: protobuf %s: %w", ErrUndecodable, kind, err)
 	}

@@ -153,12 +153,15 @@ func encodeIntOrString(typ, number int64, text string, old, all []byte) ([]byte,
 
 // encodeQuantity writes a quantity as kube-apiserver spells it: 1000m as 1.
 func encodeQuantity(text string, old, all []byte) ([]byte, error) {
+	if !QuantityFits(text) {
+		return nil, fmt.Errorf("it takes %s of no more than %d bytes and decimal places", kindQuantity.takes(), maxQuantity)
+	}
 	q, err := resource.ParseQuantity(text)
 	if err != nil {
 		return nil, fmt.Errorf("it takes %s", kindQuantity.takes())
 	}
 	text = q.String()
-	if s, ok := lastString(all, quantityString); ok {
+	if s, ok := lastString(all, quantityString); ok && QuantityFits(string(s)) {
 		if is, err := resource.ParseQuantity(string(s)); err == nil && is.String() == text {
 			return old, nil
 		}

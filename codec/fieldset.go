@@ -207,7 +207,7 @@ func typed(obj runtime.Object, r *Resource) (runtime.Object, error) {
 	if err != nil {
 		return obj, nil
 	}
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, to); err != nil {
+	if wildText(u.Object) || runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, to) != nil {
 		return nil, fmt.Errorf("%w: it does not have the shape of a %s", ErrUndecodable, u.GetKind())
 	}
 	return to, nil

@@ -42,6 +42,7 @@ type omissions struct {
 	path  []pathPart
 	found []string
 	more  int
+	wild  bool // a quantity must not be parsed
 }
 
 // pathPart is one field on the way: of a list with its index, of a map with
@@ -87,6 +88,9 @@ func (w *omissions) message(t *messageType, b []byte, state *merged) {
 		switch {
 		case ft == nil:
 			w.report(f.num)
+		case ft.kind == kindQuantity && f.typ == protowire.BytesType && !ft.isMap:
+			w.quantity(b[f.from:f.to])
+			w.into(ft, b[f.from:f.to], state.field(f.num))
 		case f.typ == protowire.BytesType && (ft.isMap || ft.kind >= kindMessage):
 			w.into(ft, b[f.from:f.to], state.field(f.num))
 		}
@@ -125,6 +129,9 @@ func (w *omissions) entry(ft *fieldType, b []byte) {
 		pos = f.to
 		switch {
 		case f.num == entryValue && ft.kind >= kindMessage && f.typ == protowire.BytesType:
+			if ft.kind == kindQuantity {
+				w.quantity(b[f.from:f.to])
+			}
 			w.message(describe(ft.goType), b[f.from:f.to], &merged{})
 		case f.num != entryKey && f.num != entryValue:
 			w.report(f.num)
