@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -58,6 +59,11 @@ type Filter struct {
 	fields    fields.Selector
 	olderThan time.Time // zero = no bound
 	newerThan time.Time
+	where     *where // nil = none
+
+	mu      sync.Mutex
+	reasons []Reason // why objects were not decided on
+	more    bool     // there were others
 }
 
 // New prepares a Selection for judging. Errors wrap ErrUsage: a selector that
@@ -77,6 +83,12 @@ func New(sel Selection, reader *codec.Reader, owners *Owners) (*Filter, error) {
 	}
 	if err := f.parseAges(); err != nil {
 		return nil, err
+	}
+	if sel.Where != "" {
+		var err error
+		if f.where, err = newWhere(sel.Where, sel.Now); err != nil {
+			return nil, err
+		}
 	}
 	return f, f.checkProperties()
 }
@@ -190,23 +202,45 @@ func NewObject(ctx context.Context, reader *codec.Reader, kv *mvccpb.KeyValue) O
 	return Object{KV: kv, Value: reader.Read(ctx, string(kv.Key), kv.Value), Size: int64(len(kv.Value))}
 }
 
-// Judge decides on one object. An error means that an owner could not be read
-// and nothing was decided.
+// Judge decides on one object. An error means that an owner or a namespace
+// could not be read, or that ctx has ended; nothing was decided then.
+//
+// Filters are asked from the cheapest to the dearest. One that drops the
+// object outweighs those that cannot decide.
 func (f *Filter) Judge(ctx context.Context, o Object) (Decision, error) {
 	if !f.byKey(o) {
 		return Drop, nil
 	}
-	if !f.sel.needsValue() {
-		return Keep, nil
+	result, why := Keep, ""
+	for _, filter := range []func(context.Context, Object) (Decision, string, error){f.byValue, f.byOrphaned, f.byWhere} {
+		d, reason, err := filter(ctx, o)
+		if err != nil || d == Drop {
+			return Drop, err
+		}
+		if d == Undecided && result == Keep {
+			result, why = d, reason
+		}
+	}
+	// A caller that judges without the value judges again with it.
+	if result == Undecided && !(o.Head.Err == nil && o.withoutValue()) {
+		f.undecided(o, why)
+	}
+	return result, nil
+}
+
+// byValue judges by what is read of every value.
+func (f *Filter) byValue(ctx context.Context, o Object) (Decision, string, error) {
+	if !f.sel.needsHead() {
+		return Keep, "", nil
 	}
 	if o.Head.Err != nil {
-		return Undecided, nil
+		return Undecided, valueReason(o.Head.Err), nil
 	}
 	if !f.byHead(o.Head) {
-		return Drop, nil
+		return Drop, "", nil
 	}
-	if d, err := f.byFields(o); d != Keep || err != nil {
-		return d, err
+	if d, reason := f.byFields(o); d != Keep {
+		return d, reason, nil
 	}
 	return f.byOwner(ctx, o)
 }
@@ -242,9 +276,9 @@ func (f *Filter) byHead(h codec.Head) bool {
 
 // byFields evaluates the field selector. Only fields beyond the usual ones
 // cost a full decoding.
-func (f *Filter) byFields(o Object) (Decision, error) {
+func (f *Filter) byFields(o Object) (Decision, string) {
 	if f.fields.Empty() {
-		return Keep, nil
+		return Keep, ""
 	}
 	set := fields.Set{
 		"metadata.name":      o.Key.Name,
@@ -259,10 +293,10 @@ func (f *Filter) byFields(o Object) (Decision, error) {
 		}
 		obj, err := codec.Decode(o.Plain, o.KV.ModRevision)
 		if err != nil {
-			return Undecided, nil
+			return Undecided, valueReason(err)
 		}
 		if set, err = codec.FieldSet(obj, f.resource); err != nil {
-			return Undecided, nil
+			return Undecided, valueReason(err)
 		}
 		// The key decides, here as for the usual fields: the value may name
 		// another object.
@@ -270,18 +304,29 @@ func (f *Filter) byFields(o Object) (Decision, error) {
 		break
 	}
 	if f.fields.Matches(set) {
-		return Keep, nil
+		return Keep, ""
 	}
-	return Drop, nil
+	return Drop, ""
 }
 
-func (f *Filter) byOwner(ctx context.Context, o Object) (Decision, error) {
+func (f *Filter) byOwner(ctx context.Context, o Object) (Decision, string, error) {
 	if f.sel.Owner == nil {
-		return Keep, nil
+		return Keep, "", nil
 	}
-	owned, err := f.owners.OwnedBy(ctx, o, *f.sel.Owner)
-	if err != nil || !owned {
-		return Drop, err
+	d, err := f.owners.OwnedBy(ctx, o, *f.sel.Owner)
+	return d, "the value of one of its owners cannot be read", err
+}
+
+func (f *Filter) byOrphaned(ctx context.Context, o Object) (Decision, string, error) {
+	if !f.sel.Orphaned {
+		return Keep, "", nil
 	}
-	return Keep, nil
+	return f.owners.Orphaned(ctx, o)
+}
+
+func (f *Filter) byWhere(ctx context.Context, o Object) (Decision, string, error) {
+	if f.where == nil {
+		return Keep, "", nil
+	}
+	return f.where.judge(ctx, o)
 }

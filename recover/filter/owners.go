@@ -28,6 +28,11 @@ const maxDepth = 16
 
 // Owners follows owner references upwards. It is safe for concurrent use.
 type Owners struct {
+	// Main is where Orphaned looks for namespaces and owners if that is not
+	// the store of the objects: an etcd for events holds neither. It is set
+	// before the first use; nil means the store of the objects.
+	Main Getter
+
 	src    Getter
 	reader *codec.Reader
 	// learn teaches the catalog the custom kinds. It is called once, when
@@ -36,13 +41,19 @@ type Owners struct {
 	learned bool
 
 	mu    sync.Mutex
-	cache map[string]*Object // by key; nil = does not exist
+	cache map[place]*Object // nil = does not exist
+}
+
+// place is a key in one of the two stores.
+type place struct {
+	main bool
+	key  string
 }
 
 // NewOwners reads owners from src. learn is called at most once, when a kind
 // is met that the catalog does not know; it adds the custom ones.
 func NewOwners(src Getter, reader *codec.Reader, learn func(context.Context) error) *Owners {
-	return &Owners{src: src, reader: reader, learn: learn, cache: map[string]*Object{}}
+	return &Owners{src: src, reader: reader, learn: learn, cache: map[place]*Object{}}
 }
 
 // key returns where the owner that ref names would be stored, for an object
@@ -78,32 +89,38 @@ func (w *Owners) learnOnce(ctx context.Context) error {
 }
 
 // Find returns the owner that ref names if it exists with that UID, else nil.
+// Where an object of that name exists whose value cannot be read, it is
+// returned with Head.Err set: it may be the owner or another of its name.
 func (w *Owners) Find(ctx context.Context, ref codec.Owner, namespace string) (*Object, error) {
 	key, ok, err := w.key(ctx, ref, namespace)
 	if err != nil || !ok {
 		return nil, err
 	}
-	o, err := w.get(ctx, key)
+	o, err := w.get(ctx, false, key)
 	if err != nil || o == nil {
 		return nil, err
 	}
-	if o.Head.Meta.UID != ref.UID {
+	if o.Head.Err == nil && o.Head.Meta.UID != ref.UID {
 		return nil, nil
 	}
 	return o, nil
 }
 
-func (w *Owners) get(ctx context.Context, key codec.Key) (*Object, error) {
-	path := key.Path(w.reader.Prefix)
+// get reads an object from Main or from the store of the objects.
+func (w *Owners) get(ctx context.Context, main bool, key codec.Key) (*Object, error) {
+	src, path := w.src, key.Path(w.reader.Prefix)
+	if main = main && w.Main != nil; main {
+		src = w.Main
+	}
 	w.mu.Lock()
-	o, known := w.cache[path]
+	o, known := w.cache[place{main, path}]
 	w.mu.Unlock()
 	if known {
 		return o, nil
 	}
-	kv, err := w.src.Get(ctx, path)
+	kv, err := src.Get(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("read owner %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	if kv != nil {
 		found := NewObject(ctx, w.reader, kv)
@@ -115,29 +132,34 @@ func (w *Owners) get(ctx context.Context, key codec.Key) (*Object, error) {
 	if len(w.cache) >= maxCached {
 		clear(w.cache)
 	}
-	w.cache[path] = o
+	w.cache[place{main, path}] = o
 	return o, nil
 }
 
-// OwnedBy reports whether want is an owner of o, directly or through any
-// number of owners that still exist in o's namespace. The owner itself need
-// not exist any more.
-func (w *Owners) OwnedBy(ctx context.Context, o Object, want OwnerRef) (bool, error) {
+// OwnedBy tells whether want is an owner of o, directly or through any number
+// of owners that still exist in o's namespace: Keep if so, Drop if not,
+// Undecided if the value of an owner on the way cannot be read. The owner
+// itself need not exist any more.
+func (w *Owners) OwnedBy(ctx context.Context, o Object, want OwnerRef) (Decision, error) {
+	otherwise := Drop
 	var seen map[string]bool // each owner once, however many ways lead to it
 	level := []*Object{&o}
 	for depth := 0; len(level) > 0 && depth <= maxDepth; depth++ {
 		if slices.ContainsFunc(level, func(o *Object) bool { return o.names(want) }) {
-			return true, nil
+			return Keep, nil
 		}
 		var above []*Object
 		for _, o := range level {
 			for _, ref := range o.Head.Meta.Owners {
 				parent, err := w.Find(ctx, ref, o.Key.Namespace)
 				if err != nil {
-					return false, err
+					return Drop, err
 				}
 				if parent == nil || seen[string(parent.KV.Key)] {
 					continue
+				}
+				if parent.Head.Err != nil {
+					otherwise = Undecided
 				}
 				if seen == nil {
 					seen = map[string]bool{}
@@ -148,7 +170,7 @@ func (w *Owners) OwnedBy(ctx context.Context, o Object, want OwnerRef) (bool, er
 		}
 		level = above
 	}
-	return false, nil
+	return otherwise, nil
 }
 
 // names reports whether want is among the owners that o itself names.

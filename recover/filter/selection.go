@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // OwnerRef names an owner by group, kind and name, as owner references do.
@@ -53,6 +54,8 @@ type Selection struct {
 	NewerThan     string    `json:"newerThan,omitempty"`
 	Terminating   bool      `json:"terminating,omitempty"`
 	Finalizer     string    `json:"finalizer,omitempty"`
+	Orphaned      bool      `json:"orphaned,omitempty"`
+	Where         string    `json:"where,omitempty"` // CEL
 	Now           time.Time `json:"now"`
 	AllNamespaces bool      `json:"allNamespaces,omitempty"`
 }
@@ -63,8 +66,14 @@ func (s Selection) Narrow() bool {
 	return len(s.Keys) > 0 || len(s.Names) > 0 || s.Namespace != "" || s.needsValue()
 }
 
-// needsValue reports whether judging needs more than the key.
+// needsValue reports whether judging needs more than the key. An expression
+// always does: it may ask for the size.
 func (s Selection) needsValue() bool {
+	return s.needsHead() || s.Orphaned || s.Where != ""
+}
+
+// needsHead reports whether judging needs what every readable value has.
+func (s Selection) needsHead() bool {
 	return s.Labels != "" || s.Fields != "" || s.Owner != nil || s.Node != "" || s.Phase != "" ||
 		s.OlderThan != "" || s.NewerThan != "" || s.Terminating || s.Finalizer != ""
 }
@@ -101,7 +110,23 @@ func (s Selection) String() string {
 		parts = append(parts, "--terminating")
 	}
 	add("--finalizer", s.Finalizer)
+	if s.Orphaned {
+		parts = append(parts, "--orphaned")
+	}
+	if s.Where != "" {
+		add("--where", quote(s.Where))
+	}
 	return strings.Join(parts, " ")
+}
+
+// quote returns s as one word of a shell, on one line: as $'...' of bash, zsh
+// and ksh where there is something that does not print.
+func quote(s string) string {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	}
+	inner := strconv.Quote(s)
+	return "$" + "'" + strings.NewReplacer(`\"`, `"`, `\\`, `\\`, "'", `\'`).Replace(inner[1:len(inner)-1]) + "'"
 }
 
 // ParseAge reads a duration as Go does, with d for days and w for weeks in

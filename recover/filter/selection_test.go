@@ -29,6 +29,10 @@ func TestSelectionInWords(t *testing.T) {
 		{filter.Selection{Resource: "jobs.batch", OlderThan: "2d", NewerThan: "1w"}, "jobs.batch --older-than 2d --newer-than 1w", true},
 		{filter.Selection{Resource: "pods", Terminating: true}, "pods --terminating", true},
 		{filter.Selection{Resource: "pods", Finalizer: "example.com/x"}, "pods --finalizer example.com/x", true},
+		{filter.Selection{Resource: "pods", Orphaned: true}, "pods --orphaned", true},
+		{filter.Selection{Where: `size > 1 && key != "\\d"`}, `--where 'size > 1 && key != "\\d"'`, true},
+		{filter.Selection{Where: "key == 'a'"}, `--where 'key == '\''a'\'''`, true},
+		{filter.Selection{Where: "size > 1 // 'big'\n&& \"\\\\\x1b\" < key"}, `--where $'size > 1 // \'big\'\n&& "\\\\\x1b" < key'`, true},
 	}
 	for _, tt := range tests {
 		if got := tt.sel.String(); got != tt.want {

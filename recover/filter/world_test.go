@@ -28,14 +28,14 @@ func now() time.Time { return time.Date(2026, 11, 22, 15, 8, 0, 0, time.UTC) }
 
 // world is a store with what is needed to filter it.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	src     *keyspace.File
 	reader  *codec.Reader
 	owners  *filter.Owners
 	learned int // how often the custom kinds were asked for
 }
 
-func newWorld(t *testing.T, path string) *world {
+func newWorld(t testing.TB, path string) *world {
 	t.Helper()
 	f, err := snapshots.Open(path, snapshots.Options{})
 	if err != nil {
@@ -48,7 +48,7 @@ func newWorld(t *testing.T, path string) *world {
 }
 
 // zoo is a real cluster with many kinds of objects.
-func zoo(t *testing.T) *world {
+func zoo(t testing.TB) *world {
 	t.Helper()
 	in, err := os.Open("../../testdata/zoo-1.36/snapshot.db.zst")
 	if err != nil {

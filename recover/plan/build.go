@@ -188,7 +188,7 @@ func (a *ascent) climb(ctx context.Context, ref codec.Owner, namespace string, d
 	if a.found[key] == nil {
 		a.found[key] = &LiveOwner{
 			Resource: o.Key.Resource.Word(), Namespace: o.Key.Namespace, Name: o.Key.Name,
-			Kubelet: o.Key.Resource.String() == "nodes", object: *o,
+			Kubelet: o.Key.Resource.String() == "nodes", Unreadable: o.Head.Err != nil, object: *o,
 		}
 	}
 	a.found[key].level = max(a.found[key].level, level)
@@ -209,6 +209,9 @@ func (b *builder) addOwners(ctx context.Context) error {
 		d, err := b.judgeOwner(ctx, m.object)
 		if err != nil {
 			return err
+		}
+		if m.Unreadable && d != filter.Keep {
+			continue
 		}
 		if block := b.Filter.Guard(m.object, b.Overrides); block != nil {
 			if d != filter.Keep { // else it was counted as one of the selected

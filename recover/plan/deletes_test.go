@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -222,6 +223,38 @@ func TestOwnerThatIsSelectedIsPlannedOnce(t *testing.T) {
 	req.WithOwners = true
 	if _, lines := w.planned(req); len(lines) != 2 || lines[0].Step.Role != Owner {
 		t.Errorf("with the driver not selected: %v", order(lines))
+	}
+}
+
+// TestUnreadableOwnerIsNamedButNotPlanned: it may be the one that makes the
+// objects, or another of its name.
+func TestUnreadableOwnerIsNamedButNotPlanned(t *testing.T) {
+	t.Parallel()
+	const job, pod = prefix + "jobs/a/j", prefix + "pods/a/p"
+	kvs := []*mvccpb.KeyValue{
+		{Key: []byte(job), Value: []byte("k8s:enc:aescbc:v1:key1:\x00"), CreateRevision: 1, ModRevision: 1, Version: 1},
+		thing{key: pod, kind: "v1 Pod", owners: []codec.Owner{owner("batch/v1 Job", job)}}.entry(2),
+	}
+	w := &world{t, keyspace.FromFile(archive(t, time.Time{}, nil, kvs))}
+	want := maker("job", "a", "j", 1, false)
+	want.Unreadable = true
+	for _, sel := range []filter.Selection{{Resource: "pods", Namespace: "a"}, {Resource: "pods", Labels: "!x"}} {
+		req := w.request(sel)
+		req.WithOwners = true
+		sum, lines := w.planned(req)
+		compareMakers(t, []LiveOwner{want}, sum.Makers)
+		if diff := cmp.Diff([]string{"0 selected pods/a/p"}, order(lines)); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", sel, diff)
+		}
+	}
+	// Selected itself, it is planned as what it is.
+	req := w.request(filter.Selection{Namespace: "a"})
+	req.WithOwners = true
+	sum, lines := w.planned(req)
+	want.Planned = true
+	compareMakers(t, []LiveOwner{want}, sum.Makers)
+	if diff := cmp.Diff([]string{"0 selected jobs/a/j", "0 selected pods/a/p"}, order(lines)); diff != "" {
+		t.Errorf("a whole namespace (-want +got):\n%s", diff)
 	}
 }
 

@@ -47,6 +47,9 @@ type LiveOwner struct {
 	// Kubelet says that it is a Node: its kubelet makes static pods again,
 	// and it is never deleted as an owner.
 	Kubelet bool `json:"kubelet,omitempty"`
+	// Unreadable says that its value cannot be decoded: it may be another
+	// object of that name, and is never deleted as an owner.
+	Unreadable bool `json:"unreadable,omitempty"`
 
 	object filter.Object
 	level  int
