@@ -43,7 +43,7 @@ type ownerID struct{ apiVersion, kind, namespace, name, uid string }
 // step; the caller refuses to go on when Summary.Blocked is not empty.
 func Deletes(ctx context.Context, req Request, out *Writer) (*Summary, error) {
 	b := &builder{Request: req, out: out, sum: newSummary(), refs: map[ownerID]int64{}}
-	b.reason = "selected by " + req.Filter.Selection().String()
+	b.reason = selectedBy(req.Filter.Selection())
 	for _, r := range req.Filter.Ranges() {
 		if err := req.Source.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error { return b.consider(ctx, kv) }); err != nil {
 			return nil, err
@@ -100,6 +100,17 @@ func (b *builder) consider(ctx context.Context, kv *mvccpb.KeyValue) error {
 }
 
 // step makes the delete step of one object.
+// selectedBy is the reason that stands in every step; an expression may be
+// long, and the header has it whole.
+func selectedBy(sel filter.Selection) string {
+	const most = 200
+	text := []rune("selected by " + sel.String())
+	if len(text) > most {
+		return string(text[:most]) + "…"
+	}
+	return string(text)
+}
+
 func step(o filter.Object, role Role, reason string) Step {
 	s := Step{
 		Action: Delete, Key: string(o.KV.Key), ModRevision: o.KV.ModRevision, CreateRevision: o.KV.CreateRevision,
