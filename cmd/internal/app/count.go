@@ -21,7 +21,7 @@ func countCommand() *command {
 		name: "count", args: "[RESOURCE…]", maxArgs: -1,
 		summary: "count objects, by resource, namespace, owner, node or phase",
 		about: "Counts at one revision. Without a resource it counts the whole registry, and the sum is checked against etcd's " +
-			"own count of the prefix. Nothing is changed.",
+			"own count of the prefix. Values are read too, so that broken ones are named, unless there are more than 100,000 or --keys-only is given. Nothing is changed.",
 		examples: []string{
 			"etcd-rescue count",
 			"etcd-rescue count pods --by namespace,phase",
@@ -31,13 +31,14 @@ func countCommand() *command {
 		flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: flagBy, Usage: "group by `WHAT`, comma-separated: " + joinWords(groupings()), Category: catOutput},
 			&cli.BoolFlag{Name: flagBytes, Usage: "add up the bytes of the values too (reads them)", Category: catOutput},
+			&cli.BoolFlag{Name: flagKeysOnly, Usage: "do not read values: quicker, but broken ones are not named", Category: catOutput},
 		}, outputFlags("table, json, yaml"), selectionFlags(), fromFlags(), connectionFlags()),
 		run: runCount,
 	}
 }
 
 func groupings() []string {
-	return []string{"resource", "namespace", "owner", "node", "phase", "kind", "created"}
+	return []string{"resource", "namespace", "owner", "node", "phase", "kind", "created", "stored", "encryption"}
 }
 
 // countGroup is one line of a count.
@@ -56,8 +57,8 @@ type countResult struct {
 	objects   int64
 	bytes     int64
 	undecided int64
-	unknown   listed // keys that no resource is known for
-	broken    listed // keys whose value cannot be decoded, with the reason
+	hint      string // for what was not decided
+	survey    *survey
 }
 
 type counter struct {
@@ -79,7 +80,7 @@ func runCount(ctx context.Context, inv *invocation) error {
 		return err
 	}
 	defer s.close()
-	c := &counter{s: s, groups: map[string]*countGroup{}, result: &countResult{by: by, withBytes: inv.Bool(flagBytes)}}
+	c := &counter{s: s, groups: map[string]*countGroup{}, result: &countResult{by: by, withBytes: inv.Bool(flagBytes), survey: newSurvey()}}
 	if len(by) == 0 {
 		c.result.by = []string{"resource"}
 	}
@@ -149,14 +150,52 @@ func (c *counter) selected(ctx context.Context, sel filter.Selection) error {
 		if err := c.scan(ctx, src, f); err != nil {
 			return err
 		}
+		if hint := c.s.inv.sayUndecided(f); c.result.undecided > 0 {
+			c.result.hint = hint
+		}
+	}
+	if sel.Resource == "" && len(sel.Keys) == 0 {
+		c.result.survey.lookOutside(ctx, c.s, sources[0])
 	}
 	return nil
+}
+
+// maxChecked is how many values are read just to name the broken ones among
+// them: reading must not be what finishes etcd off.
+const maxChecked = 100_000
+
+// keysOnly decides whether values are left unread.
+func (c *counter) keysOnly(ctx context.Context, src keyspace.Source, f *filter.Filter) (bool, error) {
+	needed := f.NeedsValue() || c.result.withBytes || c.needsValue()
+	switch {
+	case needed && c.s.inv.Bool(flagKeysOnly):
+		return false, usage("leave it out", "--%s contradicts what was asked for: that stands in the values", flagKeysOnly)
+	case needed:
+		return false, nil
+	case c.s.inv.Bool(flagKeysOnly):
+		return true, nil
+	}
+	var n int64
+	for _, r := range f.Ranges() {
+		count, err := src.Count(ctx, r)
+		if err != nil {
+			return false, err
+		}
+		n += count
+	}
+	if n > maxChecked {
+		c.s.inv.say("note: the values of %s are not read, so broken ones are not named; --%s reads them", objects(n), flagBytes)
+	}
+	return n > maxChecked, nil
 }
 
 // scan counts one store. Its sum is checked against etcd's own count where
 // that counts the same keys.
 func (c *counter) scan(ctx context.Context, src keyspace.Source, f *filter.Filter) error {
-	keysOnly := !f.NeedsValue() && !c.result.withBytes && !c.needsValue()
+	keysOnly, err := c.keysOnly(ctx, src, f)
+	if err != nil {
+		return err
+	}
 	for _, r := range f.Ranges() {
 		var seen int64
 		err := src.Scan(ctx, r, keysOnly, func(kv *mvccpb.KeyValue) error {
@@ -187,7 +226,10 @@ func (c *counter) needsValue() bool {
 }
 
 func (c *counter) one(ctx context.Context, f *filter.Filter, kv *mvccpb.KeyValue, keysOnly bool) error {
-	o := f.Inspect(ctx, kv)
+	o, err := c.s.inspect(ctx, f, kv)
+	if err != nil {
+		return err
+	}
 	d, err := f.Judge(ctx, o)
 	if err != nil {
 		return err
@@ -199,12 +241,7 @@ func (c *counter) one(ctx context.Context, f *filter.Filter, kv *mvccpb.KeyValue
 		c.result.undecided++
 		return nil
 	}
-	if o.Key.Resource == nil {
-		c.result.unknown.add(string(kv.Key))
-	}
-	if !keysOnly && o.Head.Err != nil {
-		c.result.broken.add(fmt.Sprintf("%s (%s)", kv.Key, o.Head.Status))
-	}
+	c.result.survey.add(o, keysOnly)
 	values := make([]string, len(c.result.by))
 	for i, b := range c.result.by {
 		values[i] = property(o, b)
@@ -239,6 +276,10 @@ func property(o filter.Object, by string) string {
 		value = o.Head.Phase
 	case "kind":
 		value = o.Head.Meta.Kind
+	case "stored":
+		value = string(o.Head.Status)
+	case "encryption":
+		value = o.Provider
 	case "created":
 		if !o.Head.Meta.Created.IsZero() {
 			value = o.Head.Meta.Created.UTC().Truncate(time.Minute).Format(time.RFC3339)
@@ -282,16 +323,14 @@ func (c *counter) finish() *countResult {
 }
 
 func (inv *invocation) showCount(r *countResult) error {
-	inv.sayList(r.unknown, "key that no resource is known for", "keys that no resource is known for")
-	inv.sayList(r.broken, "value that cannot be decoded", "values that cannot be decoded")
+	r.survey.say(inv)
 	if inv.format() == "table" {
 		inv.countTable(r)
 	} else if err := inv.document(countDocument(r)); err != nil {
 		return err
 	}
 	if r.undecided > 0 {
-		return partial("they cannot be decoded, so the filter cannot decide on them; they are not counted",
-			"%d objects not decided", r.undecided)
+		return partial(r.hint, "%s not decided, and not counted", objects(r.undecided))
 	}
 	return nil
 }
@@ -341,8 +380,9 @@ func countDocument(r *countResult) map[string]any {
 	}
 	doc := map[string]any{
 		"version": 1, "kind": "count", "revision": r.revision, "by": r.by, "groups": groups,
-		"objects": r.objects, "undecided": r.undecided, "unknownKeys": r.unknown.document(), "undecodable": r.broken.document(),
+		"objects": r.objects, "undecided": r.undecided,
 	}
+	r.survey.document(doc)
 	if r.withBytes {
 		doc["bytes"] = r.bytes
 	}

@@ -163,7 +163,7 @@ func (d *deletion) preview(ctx context.Context) error {
 	if err := d.inv.showPreview(d.newPreview(sum, req.Source.Revision(), path)); err != nil {
 		return err
 	}
-	if err := d.checkSummary(sum); err != nil {
+	if err := d.checkSummary(sum, req.Filter); err != nil {
 		return err
 	}
 	return d.inv.somethingToDo(sum.Steps)
@@ -195,12 +195,13 @@ func (d *deletion) planHeader(j *job, req plan.Request, pass int) plan.Header {
 }
 
 // checkSummary refuses what guards block, and more than the bound.
-func (d *deletion) checkSummary(sum *plan.Summary) error {
+func (d *deletion) checkSummary(sum *plan.Summary, f *filter.Filter) error {
 	if len(sum.Blocked) > 0 {
 		return d.blocked(sum.Blocked[0])
 	}
 	if sum.Undecided > 0 {
-		d.inv.say("warning: %s not decided: they cannot be decoded, so the filter cannot select them", objects(sum.Undecided))
+		d.inv.say("warning: %s not decided, and so not selected", objects(sum.Undecided))
+		d.inv.sayUndecided(f)
 	}
 	return d.checkBound(sum.Steps, 0)
 }
@@ -296,7 +297,7 @@ func (d *deletion) planPass(ctx context.Context, j *job, req plan.Request, pass 
 		return nil, nil, err
 	}
 	if pass == 1 { // what was approved then holds; later passes have the bound
-		if err := d.checkSummary(sum); err != nil {
+		if err := d.checkSummary(sum, req.Filter); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -77,6 +77,7 @@ func explain(err error) (code int, hint string) {
 	var f *failure
 	var c *connect.Error
 	var compacted *keyspace.CompactedError
+	var future *keyspace.FutureError
 	switch {
 	case err == nil:
 		return exitDone, ""
@@ -90,6 +91,10 @@ func explain(err error) (code int, hint string) {
 		return exitConnect, c.Hint
 	case errors.Is(err, filter.ErrUsage):
 		return exitUsage, ""
+	case errors.As(err, &future):
+		return exitUsage, "the history command lists the revisions of an object"
+	case errors.As(err, &compacted) && compacted.Oldest > 0:
+		return exitFailed, "etcd does not keep older revisions; look into a snapshot with --from"
 	case errors.As(err, &compacted):
 		return exitFailed, "nothing was changed; run the command again, it reads at the newest revision. If it happens every time, the read is slower than the compaction interval: narrow the selection (-n), or read a snapshot with --from"
 	}

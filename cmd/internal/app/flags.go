@@ -34,6 +34,7 @@ const (
 	flagPrefix          = "etcd-prefix"
 	flagFrom            = "from"
 	flagNow             = "now"
+	flagEncryption      = "encryption-config"
 
 	flagOutput        = "output"
 	flagQuiet         = "quiet"
@@ -42,8 +43,14 @@ const (
 	flagIncludeBroken = "include-broken"
 	flagManagedFields = "show-managed-fields"
 	flagShowSecrets   = "show-secrets"
+	flagShowLabels    = "show-labels"
+	flagNoHeaders     = "no-headers"
+	flagSortBy        = "sort-by"
 	flagBy            = "by"
 	flagBytes         = "bytes"
+	flagKeysOnly      = "keys-only"
+	flagRev           = "rev"
+	flagLimit         = "limit"
 
 	flagNamespace     = "namespace"
 	flagAllNamespaces = "all-namespaces"
@@ -56,6 +63,8 @@ const (
 	flagNewerThan     = "newer-than"
 	flagTerminating   = "terminating"
 	flagFinalizer     = "finalizer"
+	flagOrphaned      = "orphaned"
+	flagWhere         = "where"
 	flagExactKey      = "etcd-key"
 
 	flagExecute         = "execute"
@@ -101,6 +110,7 @@ func connectionFlags() []cli.Flag {
 		&cli.DurationFlag{Name: flagDialTimeout, Usage: "`DURATION` within which etcd must answer first (default 5s)", Category: catConnection},
 		&cli.DurationFlag{Name: flagCommandTimeout, Usage: "`DURATION` that one request may take (default 30s)", Category: catConnection},
 		str(flagPrefix, "`PREFIX` of Kubernetes' keys (default /registry)"),
+		str(flagEncryption, "`FILE` with the EncryptionConfiguration that kube-apiserver is given, to decrypt what is encrypted at rest"),
 	}
 }
 
@@ -140,6 +150,8 @@ func selectionFlags() []cli.Flag {
 		str(flagNewerThan, "", "objects made within the last `AGE`"),
 		&cli.BoolFlag{Name: flagTerminating, Usage: "objects that are being deleted", Category: catSelection},
 		str(flagFinalizer, "", "objects that carry the finalizer `NAME`"),
+		&cli.BoolFlag{Name: flagOrphaned, Usage: "objects whose namespace or controlling owner does not exist any more", Category: catSelection},
+		str(flagWhere, "", "objects for which the CEL `EXPRESSION` is true, over object, key, size, modRevision, version and now; such as 'size > 100000' or 'object.?spec.?replicas.orValue(1) > 50'"),
 		&cli.StringSliceFlag{Name: flagExactKey, Usage: "exactly this etcd `KEY`, for what no resource name reaches; may be repeated", Category: catSelection},
 	}
 }
@@ -200,7 +212,7 @@ func (inv *invocation) settings() connect.Settings {
 // commands that a report tells the operator to run. The password is left out.
 func (inv *invocation) connectionWords() string {
 	var words []string
-	for _, name := range []string{flagEndpoints, flagEventsEndpoints, flagCACert, flagCert, flagKeyFile, flagPasswordFile, flagPrefix} {
+	for _, name := range []string{flagEndpoints, flagEventsEndpoints, flagCACert, flagCert, flagKeyFile, flagPasswordFile, flagPrefix, flagEncryption} {
 		if v := inv.String(name); v != "" {
 			words = append(words, "--"+name, quoteWord(v))
 		}

@@ -23,7 +23,7 @@ func printHelp(s term.Streams, commands []*command) {
 	fmt.Fprintf(w, "%s\n\nCommands:\n", term.Wrap(intro, columns))
 	for _, c := range commands {
 		if !c.hidden {
-			fmt.Fprintf(w, "%s%-9s %s\n", helpIndent, c.name, c.summary)
+			fmt.Fprintf(w, "%s%-10s %s\n", helpIndent, c.name, c.summary)
 		}
 	}
 	fmt.Fprintf(w, "\nBegin with:\n")

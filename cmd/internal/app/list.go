@@ -1,12 +1,10 @@
 package app
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -14,17 +12,21 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
 	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
+	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 )
 
 func objectFlags() []cli.Flag {
 	return []cli.Flag{
+		&cli.StringFlag{Name: flagSortBy, Usage: "sort by the field at `PATH`, such as .metadata.creationTimestamp", Category: catOutput},
+		&cli.BoolFlag{Name: flagShowLabels, Usage: "add the labels as a column", Category: catOutput},
+		&cli.BoolFlag{Name: flagNoHeaders, Usage: "print tables without their first line", Category: catOutput},
 		&cli.BoolFlag{Name: flagManagedFields, Usage: "keep metadata.managedFields in JSON and YAML", Category: catOutput},
 		&cli.BoolFlag{Name: flagShowSecrets, Usage: "show the data of Secrets instead of a marker", Category: catOutput},
-		&cli.BoolFlag{Name: flagIncludeBroken, Usage: "in JSON and YAML, also list objects that cannot be decoded, by their key", Category: catOutput},
+		&cli.BoolFlag{Name: flagIncludeBroken, Usage: "in JSON, YAML and templates, also list objects that cannot be decoded, by their key", Category: catOutput},
 	}
 }
 
-const objectFormats = "table, wide, name, key, json, jsonl, yaml"
+const objectFormatUsage = "table, wide, name, key, json, jsonl, yaml, jsonpath=TEMPLATE, go-template=TEMPLATE, custom-columns=NAME:PATH,… or the last three as jsonpath-file=FILE and so on"
 
 func listCommand() *command {
 	return &command{
@@ -37,7 +39,7 @@ func listCommand() *command {
 			"etcd-rescue list pods --owner job/error-ret --phase Pending -o name",
 			"etcd-rescue list jobs --from snapshot.db -o wide",
 		},
-		flags: slices.Concat(outputFlags(objectFormats), objectFlags(), selectionFlags(), fromFlags(), connectionFlags()),
+		flags: slices.Concat(outputFlags(objectFormatUsage), objectFlags(), selectionFlags(), fromFlags(), connectionFlags()),
 		run:   runList,
 	}
 }
@@ -46,13 +48,15 @@ func getCommand() *command {
 	return &command{
 		name: "get", args: "RESOURCE NAME", minArgs: 1, maxArgs: 2,
 		summary: "show one object",
-		about:   "Shows one object as kubectl would. Namespaced resources need -n. Nothing is changed.",
+		about:   "Shows one object as kubectl would, or with --rev as it was at a revision. Namespaced resources need -n. Nothing is changed.",
 		examples: []string{
 			"etcd-rescue get job error-ret -n ops-tools -o yaml",
+			"etcd-rescue get deployment web -n team --rev 1207 -o yaml",
 			"etcd-rescue get namespace ops-tools --from snapshot.db -o json",
 		},
-		flags: slices.Concat(outputFlags(objectFormats), objectFlags(), []cli.Flag{
+		flags: slices.Concat(outputFlags(objectFormatUsage), objectFlags(), []cli.Flag{
 			&cli.StringFlag{Name: flagNamespace, Aliases: []string{"n"}, Usage: "the namespace `NAME` that holds the object", Category: catSelection},
+			&cli.Int64Flag{Name: flagRev, Usage: "the object as it was at `REVISION`, if the store still holds it (see history)", Category: catSelection},
 		}, fromFlags(), connectionFlags()),
 		run: runGet,
 	}
@@ -62,7 +66,7 @@ func runList(ctx context.Context, inv *invocation) error {
 	if len(inv.args) == 0 && len(inv.StringSlice(flagExactKey)) == 0 {
 		return usage("usage: etcd-rescue list RESOURCE [NAME…]", "list takes a resource, or --%s", flagExactKey)
 	}
-	if err := inv.checkFormat(strings.Split(objectFormats, ", ")...); err != nil {
+	if err := inv.checkFormat(objectFormats()...); err != nil {
 		return err
 	}
 	s, err := inv.open(ctx)
@@ -90,7 +94,7 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 	if err := s.checkNamespace(ctx, src, f); err != nil {
 		return err
 	}
-	p, err := s.newPrinter(ctx, resource, sel.Namespace == "")
+	p, err := s.newPrinter(ctx, resource, sel.Namespace == "", false)
 	if err != nil {
 		return err
 	}
@@ -116,48 +120,56 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 	if err := p.finish(); err != nil {
 		return err
 	}
-	return s.listVerdict(p, undecided)
+	return s.listVerdict(p, f, undecided)
 }
 
-func (s *session) listVerdict(p *printer, undecided int64) error {
-	s.inv.sayList(p.broken, "object cannot be shown whole", "objects cannot be shown whole")
-	switch {
-	case undecided > 0:
-		return partial("they cannot be decoded, so the filter cannot decide on them; they are not listed", "%s not decided", objects(undecided))
-	case p.broken.count > 0:
-		return partial("what cannot be decoded can still be counted, and deleted with --"+flagExactKey, "%s could not be shown whole", objects(p.broken.count))
-	case p.shown == 0:
+// listVerdict says what the list lacks, or that it is empty.
+func (s *session) listVerdict(p *printer, f *filter.Filter, undecided int64) error {
+	if p.shown == 0 && undecided == 0 {
 		s.inv.say("no objects found in %s", s.describe())
 	}
-	return nil
+	hint := ""
+	if undecided > 0 {
+		hint = s.inv.sayUndecided(f)
+	}
+	return p.verdict(undecided, hint)
 }
 
 func runGet(ctx context.Context, inv *invocation) error {
-	if err := inv.checkFormat(strings.Split(objectFormats, ", ")...); err != nil {
+	if err := inv.checkFormat(objectFormats()...); err != nil {
 		return err
 	}
+	s, key, err := inv.openOne(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	return s.getOne(ctx, key)
+}
+
+// openOne opens the store for a command that names one object.
+func (inv *invocation) openOne(ctx context.Context) (*session, codec.Key, error) {
 	name, first, slash := strings.Cut(inv.args[0], "/")
 	names := inv.args[1:]
 	if slash {
 		names = append([]string{first}, names...)
 	}
 	if len(names) != 1 {
-		return usage("usage: etcd-rescue get RESOURCE NAME", "get takes one resource and one name, got %q", inv.args)
+		return nil, codec.Key{}, usage("usage: etcd-rescue "+inv.command.name+" RESOURCE NAME", "%s takes one resource and one name, got %q", inv.command.name, inv.args)
 	}
 	s, err := inv.open(ctx)
 	if err != nil {
-		return err
+		return nil, codec.Key{}, err
 	}
-	defer s.close()
 	r, err := s.lookup(ctx, name)
+	if err == nil {
+		err = checkOneNamespace(r, inv.String(flagNamespace))
+	}
 	if err != nil {
-		return err
+		s.close()
+		return nil, codec.Key{}, err
 	}
-	namespace := inv.String(flagNamespace)
-	if err := checkOneNamespace(r, namespace); err != nil {
-		return err
-	}
-	return s.getOne(ctx, codec.Key{Resource: r, Namespace: namespace, Name: names[0]})
+	return s, codec.Key{Resource: r, Namespace: inv.String(flagNamespace), Name: names[0]}, nil
 }
 
 // checkOneNamespace makes sure that a name means one object.
@@ -173,104 +185,47 @@ func checkOneNamespace(r *codec.Resource, namespace string) error {
 
 func (s *session) getOne(ctx context.Context, key codec.Key) error {
 	src, _, _ := s.sourceFor(key.Resource)
-	kv, err := src.Get(ctx, key.Path(s.reader.Prefix))
+	kv, err := s.read(ctx, src, key)
 	if err != nil {
 		return err
+	}
+	if kv == nil && s.inv.IsSet(flagRev) {
+		return fmt.Errorf("%s %q did not exist at revision %d", key.Resource, key.Name, s.inv.Int64(flagRev))
 	}
 	if kv == nil {
-		f, _, err := s.filter(filter.Selection{Resource: key.Resource.String(), Namespace: key.Namespace}, src)
-		if err != nil {
-			return err
-		}
-		if err := s.checkNamespace(ctx, src, f); err != nil {
-			return err
-		}
-		return fmt.Errorf("%s %q not found in %s", key.Resource, key.Name, s.describe())
+		return s.notFound(ctx, src, key)
 	}
-	p, err := s.newPrinter(ctx, key.Resource, false)
+	p, err := s.newPrinter(ctx, key.Resource, false, true)
 	if err != nil {
 		return err
 	}
-	p.single = true
 	if err := p.print(filter.NewObject(ctx, s.reader, kv)); err != nil {
 		return err
 	}
 	if err := p.finish(); err != nil {
 		return err
 	}
-	return s.listVerdict(p, 0)
+	return p.verdict(0, "")
 }
 
-// printer writes objects one by one, so that a list of any length needs
-// little memory.
-type printer struct {
-	inv       *invocation
-	out       *bufio.Writer
-	resource  *codec.Resource // nil: of any kind
-	namespace bool            // show the namespace in tables
-	single    bool            // one object, no list around it
-	now       time.Time
-	table     *term.Table
-	render    codec.RenderOptions
-	shown     int64
-	listItems int64
-	broken    listed
-}
-
-func (s *session) newPrinter(ctx context.Context, r *codec.Resource, allNamespaces bool) (*printer, error) {
-	p := &printer{
-		inv: s.inv, resource: r, out: bufio.NewWriterSize(s.inv.Streams.Out, 1<<16),
-		namespace: allNamespaces && (r == nil || r.Namespaced),
-		render:    codec.RenderOptions{ManagedFields: s.inv.Bool(flagManagedFields), ShowSecrets: s.inv.Bool(flagShowSecrets)},
+// read returns the object as it is, or with --rev as it was.
+func (s *session) read(ctx context.Context, src keyspace.Historian, key codec.Key) (*mvccpb.KeyValue, error) {
+	if s.inv.IsSet(flagRev) {
+		return src.At(ctx, key.Path(s.reader.Prefix), s.inv.Int64(flagRev))
 	}
-	if p.tabular() {
-		now, err := s.clock(ctx)
-		if err != nil {
-			return nil, err
-		}
-		p.now = now
-		p.table = term.NewTable(p.out, s.inv.Streams.OutTTY)
-	}
-	return p, nil
+	return src.Get(ctx, key.Path(s.reader.Prefix))
 }
 
-func (p *printer) tabular() bool { return p.inv.format() == "table" || p.inv.format() == "wide" }
-
-func (p *printer) print(o filter.Object) error {
-	p.shown++
-	switch p.inv.format() {
-	case "key":
-		_, err := fmt.Fprintln(p.out, string(o.KV.Key))
-		return err
-	case "name":
-		return p.name(o)
-	case "table", "wide":
-		return p.row(o)
-	}
-	return p.whole(o)
-}
-
-func (p *printer) name(o filter.Object) error {
-	if o.Key.Resource == nil {
-		_, err := fmt.Fprintln(p.out, string(o.KV.Key))
+// notFound explains why there is no such object.
+func (s *session) notFound(ctx context.Context, src keyspace.Source, key codec.Key) error {
+	f, _, err := s.filter(filter.Selection{Resource: key.Resource.String(), Namespace: key.Namespace}, src)
+	if err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(p.out, "%s/%s\n", o.Key.Resource.SingularName(), o.Key.Name)
-	return err
-}
-
-func (p *printer) finish() error {
-	if p.table != nil {
-		if err := p.table.Flush(); err != nil {
-			return err
-		}
+	if err := s.checkNamespace(ctx, src, f); err != nil {
+		return err
 	}
-	if !p.single {
-		if err := p.closeList(); err != nil {
-			return err
-		}
-	}
-	return p.out.Flush()
+	return fmt.Errorf("%s %q not found in %s", key.Resource, key.Name, s.describe())
 }
 
 func objects(n int64) string { return term.Plural(n, "object") }

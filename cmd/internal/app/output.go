@@ -9,14 +9,30 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
 )
 
-func (inv *invocation) format() string { return inv.String(flagOutput) }
+// fileSuffix marks the formats whose template stands in a file.
+const fileSuffix = "-file"
+
+// formatName is what -o names, without the template that may follow.
+func (inv *invocation) formatName() string {
+	name, _, _ := strings.Cut(inv.String(flagOutput), "=")
+	return name
+}
+
+// format is the output format, wherever its template stands.
+func (inv *invocation) format() string {
+	name, template, _ := strings.Cut(inv.String(flagOutput), "=")
+	if template != "" {
+		name = strings.TrimSuffix(name, fileSuffix)
+	}
+	return name
+}
 
 // checkFormat refuses an output format that the command does not have.
 func (inv *invocation) checkFormat(formats ...string) error {
 	if slices.Contains(formats, inv.format()) {
 		return nil
 	}
-	return usage("it can be any of: "+joinWords(formats), "%s has no output format %q", inv.command.name, inv.format())
+	return usage("it can be any of: "+joinWords(formats), "%s has no output format %q", inv.command.name, inv.formatName())
 }
 
 // wantsJSON reports whether the flags ask for JSON, before they are parsed:
@@ -24,14 +40,14 @@ func (inv *invocation) checkFormat(formats ...string) error {
 func wantsJSON(flags []string) bool {
 	for _, f := range flags {
 		name, value, _ := strings.Cut(strings.TrimLeft(f, "-"), "=")
-		if (name == flagOutput || name == "o") && strings.HasPrefix(value, "json") {
+		if (name == flagOutput || name == "o") && (value == formatJSON || value == formatJSONL) {
 			return true
 		}
 	}
 	return false
 }
 
-func (inv *invocation) json() bool { return strings.HasPrefix(inv.format(), "json") }
+func (inv *invocation) json() bool { return inv.format() == formatJSON || inv.format() == formatJSONL }
 
 // document prints a report as one JSON or YAML document.
 func (inv *invocation) document(doc any) error {
@@ -89,7 +105,7 @@ func (inv *invocation) sayList(l listed, one, many string) {
 		what = one
 	}
 	shown := l.first[:min(most, len(l.first))]
-	text := fmt.Sprintf("warning: %s %s: %s", term.Count(l.count), what, joinWords(shown))
+	text := fmt.Sprintf("warning: %s %s: %s", term.Count(l.count), what, term.Clean(joinWords(shown)))
 	if more := l.count - int64(len(shown)); more > 0 {
 		text += fmt.Sprintf(" and %s more", term.Count(more))
 	}

@@ -244,6 +244,10 @@ func (pv *preview) maker(w writer, m plan.LiveOwner) {
 		w.line("    its kubelet makes them from static manifests; the Node is never deleted for it")
 		return
 	}
+	if m.Unreadable {
+		w.line("    its value cannot be read, so that it is not deleted for it")
+		return
+	}
 	if pv.commands != nil {
 		w.line("    delete it first: %s", pv.commands(m))
 		w.line("    or in one go:    add --with-owners")

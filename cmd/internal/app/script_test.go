@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -119,13 +120,18 @@ func TestScripts(t *testing.T) {
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv(rootVariable, env.WorkDir+"/node")
 			env.Setenv(raceVariable, raceOptions)
+			config, err := filepath.Abs(zooFixture + "encryption-config.yaml")
+			if err != nil {
+				return err
+			}
+			env.Setenv("ENCRYPTION", config)
 			env.Values[storesKey{}] = map[string]*scriptStore{}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"sandbox": cmdSandbox, "sandbox-zoo": cmdSandboxZoo,
 			"revision": cmdRevision, "unchanged": cmdUnchanged, "restored": cmdRestored, "kept": cmdKept, "untouched": cmdUntouched,
-			"etcdput": cmdPut, "etcdcopy": cmdCopy, "etcddel": cmdDelete, "etcdcount": cmdCount, "snapshot": cmdSnapshot, "etcdutl-status": cmdStatus,
+			"etcdput": cmdPut, "etcdcopy": cmdCopy, "etcddel": cmdDelete, "etcdretype": cmdRetype, "etcdgrow": cmdGrow, "etcdcount": cmdCount, "snapshot": cmdSnapshot, "etcdutl-status": cmdStatus,
 			"exitcode": cmdExitCode, "same": cmdSame, "refill": cmdRefill, "leased": cmdLeased, "capture": cmdCapture, "replace": cmdReplace, "cut": cmdCut, "sorted": cmdSorted, "sum": cmdSum, "closed-port": cmdClosedPort,
 		},
 	})

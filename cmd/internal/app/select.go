@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 )
@@ -21,6 +22,7 @@ func (s *session) selection(ctx context.Context, args []string) (filter.Selectio
 		Node: inv.String(flagNode), Phase: inv.String(flagPhase),
 		OlderThan: inv.String(flagOlderThan), NewerThan: inv.String(flagNewerThan),
 		Terminating: inv.Bool(flagTerminating), Finalizer: inv.String(flagFinalizer),
+		Orphaned: inv.Bool(flagOrphaned), Where: inv.String(flagWhere),
 		Keys: inv.StringSlice(flagExactKey),
 	}
 	if sel.Namespace != "" && sel.AllNamespaces {
@@ -48,7 +50,7 @@ func (s *session) selection(ctx context.Context, args []string) (filter.Selectio
 		sel.Owner = &owner
 	}
 	sel.Now = inv.Now()
-	if sel.OlderThan != "" || sel.NewerThan != "" {
+	if sel.OlderThan != "" || sel.NewerThan != "" || sel.Where != "" {
 		now, err := s.clock(ctx)
 		if err != nil {
 			return sel, err
@@ -88,6 +90,42 @@ func (s *session) filter(sel filter.Selection, src filter.Getter) (*filter.Filte
 	owners := s.owners(src)
 	f, err := filter.New(sel, s.reader, owners)
 	return f, owners, err
+}
+
+// sayUndecided says why a filter could not decide, with an example of each
+// reason, and returns what helps.
+func (inv *invocation) sayUndecided(f *filter.Filter) (hint string) {
+	hint = "what cannot be read is never selected; by its key it can be deleted with --" + flagExactKey
+	reasons, more := f.WhyUndecided()
+	for _, r := range reasons {
+		inv.say("note: not decided, such as %s: %s", term.Clean(r.Key), term.Clean(r.Text))
+		switch {
+		case strings.Contains(r.Text, "no such key"):
+			hint = "ask for what may be missing by has(object.spec.x) or object.?spec.?x.orValue(…)"
+		case strings.Contains(r.Text, "encrypted") && inv.String(flagEncryption) == "":
+			hint = "--" + flagEncryption + " FILE decrypts values: the file that kube-apiserver is given as --encryption-provider-config"
+		}
+	}
+	if more {
+		inv.say("note: not decided for other reasons too")
+	}
+	return hint
+}
+
+// inspect reads one key and its value. A resource that neither this build nor
+// any CRD explains is learnt from the object itself, if its metadata proves
+// what the key means.
+func (s *session) inspect(ctx context.Context, f *filter.Filter, kv *mvccpb.KeyValue) (filter.Object, error) {
+	o := f.Inspect(ctx, kv)
+	if o.Head.Err != nil || o.Key.Resource != nil && (o.Key.Resource.Kind != "" || !o.Key.Resource.Custom) {
+		return o, nil
+	}
+	if err := s.learn(ctx); err != nil {
+		return o, err
+	}
+	// An error says that this object proves nothing; it stays unexplained.
+	_, _ = s.reader.Catalog.AddStored(s.reader.Prefix, string(kv.Key), o.Head.Meta)
+	return f.Inspect(ctx, kv), nil
 }
 
 // checkNamespace refuses a namespace that neither exists nor holds any of the

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -12,8 +13,11 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/connect"
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/encryption"
 	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
@@ -35,7 +39,8 @@ type session struct {
 	inv     *invocation
 	timeout time.Duration
 	reader  *codec.Reader
-	crds    bool // the catalog knows the custom kinds
+	keys    *encryption.Config // nil: nothing can be decrypted
+	crds    bool               // the catalog knows the custom kinds
 	newest  time.Time
 
 	file *snapshots.File // with --from
@@ -43,8 +48,8 @@ type session struct {
 	// events is the events' own etcd, if they have one.
 	events *connect.Conn
 
-	mainSource   keyspace.Source
-	eventsSource keyspace.Source // nil without an etcd of their own
+	mainSource   keyspace.Historian
+	eventsSource keyspace.Historian // nil without an etcd of their own
 }
 
 // open reads --from, or else connects. Every reading command begins with it.
@@ -100,6 +105,26 @@ func (s *session) openFile(path string) error {
 		s.reader.Prefix = codec.NormalizePrefix(p)
 	}
 	s.mainSource = keyspace.FromFile(f)
+	return s.openKeys("")
+}
+
+// openKeys reads the encryption configuration: the file that was named, which
+// must be sound, or else the one that the node's manifest names, which helps if
+// it can be read.
+func (s *session) openKeys(found string) error {
+	path := s.inv.String(flagEncryption)
+	if path == "" && found == "" {
+		return nil
+	}
+	keys, err := encryption.Load(cmp.Or(path, found))
+	switch {
+	case err != nil && path != "":
+		return usage("give the file that kube-apiserver gets as --encryption-provider-config", "--%s: %w", flagEncryption, err)
+	case err != nil:
+		s.inv.say("warning: encrypted values stay so: %v", err)
+		return nil
+	}
+	s.keys, s.reader.Decrypter = keys, keys
 	return nil
 }
 
@@ -113,13 +138,16 @@ func (s *session) connect(ctx context.Context) error {
 	if s.main, s.mainSource, err = s.dial(ctx, found.Settings, found.Endpoints); err != nil {
 		return err
 	}
+	if err := s.openKeys(found.EncryptionConfig); err != nil {
+		return err
+	}
 	if len(found.EventsEndpoints) > 0 {
 		s.events, s.eventsSource, err = s.dial(ctx, found.Settings, found.EventsEndpoints)
 	}
 	return err
 }
 
-func (s *session) dial(ctx context.Context, settings connect.Settings, endpoints []string) (*connect.Conn, keyspace.Source, error) {
+func (s *session) dial(ctx context.Context, settings connect.Settings, endpoints []string) (*connect.Conn, keyspace.Historian, error) {
 	conn, err := connect.Dial(ctx, settings, endpoints, s.inv.logger())
 	if err != nil {
 		return nil, nil, settingFailure(err)
@@ -156,10 +184,13 @@ func (s *session) close() {
 	if s.file != nil {
 		s.file.Close()
 	}
+	if s.keys != nil {
+		s.keys.Close()
+	}
 }
 
 // sourceFor returns where a resource is read: events may have their own etcd.
-func (s *session) sourceFor(r *codec.Resource) (src keyspace.Source, client *clientv3.Client, etcd string) {
+func (s *session) sourceFor(r *codec.Resource) (src keyspace.Historian, client *clientv3.Client, etcd string) {
 	if s.eventsSource != nil && r != nil && r.Prefix == "events/" {
 		return s.eventsSource, s.events.Client, etcdEvents
 	}
@@ -181,7 +212,7 @@ func (s *session) holds(sel filter.Selection) *codec.Resource {
 }
 
 // sourceOf is sourceFor for a selection.
-func (s *session) sourceOf(sel filter.Selection) (src keyspace.Source, client *clientv3.Client, etcd string) {
+func (s *session) sourceOf(sel filter.Selection) (src keyspace.Historian, client *clientv3.Client, etcd string) {
 	return s.sourceFor(s.holds(sel))
 }
 
@@ -203,7 +234,7 @@ func (s *session) learn(ctx context.Context) error {
 	s.crds = true
 	r := keyspace.Prefix(s.reader.Prefix + crdPrefix)
 	return s.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
-		if _, err := s.reader.Catalog.AddCRD(kv.Value); err != nil {
+		if _, err := s.reader.Catalog.AddCRD(s.reader.Read(ctx, string(kv.Key), kv.Value).Plain); err != nil {
 			s.inv.say("warning: %s cannot be read and its kind stays unknown: %v", kv.Key, err)
 		}
 		return nil
@@ -220,6 +251,12 @@ func (s *session) lookup(ctx context.Context, name string) (*codec.Resource, err
 		r, others, ok = s.reader.Catalog.Lookup(name)
 	}
 	if !ok {
+		if err := s.discover(ctx, name); err != nil {
+			return nil, err
+		}
+		r, others, ok = s.reader.Catalog.Lookup(name)
+	}
+	if !ok {
 		var names []string
 		for _, known := range s.reader.Catalog.Resources() {
 			names = append(names, known.Plural)
@@ -231,6 +268,39 @@ func (s *session) lookup(ctx context.Context, name string) (*codec.Resource, err
 		return nil, usage(hint, "unknown resource %q", name)
 	}
 	return r, s.sayOthers(ctx, name, r, others)
+}
+
+// errEnough ends a scan that has seen what it wanted.
+var errEnough = errors.New("seen enough")
+
+// discover adds the resource that name means if neither this build nor any CRD
+// knows it, but objects of it are stored: a kind of a newer release, or custom
+// resources that outlived their definition.
+func (s *session) discover(ctx context.Context, name string) error {
+	const tries = 500
+	plural, group, dotted := strings.Cut(strings.ToLower(name), ".")
+	// The guess only says where to look; what is found there is proved.
+	guess, _ := meta.UnsafeGuessKindToResource(schema.GroupVersionKind{Kind: plural})
+	places := []string{plural + "/", guess.Resource + "/"}
+	if dotted {
+		places = append(places, group+"/"+plural+"/", group+"/"+guess.Resource+"/")
+	}
+	for _, place := range places {
+		n := 0
+		err := s.mainSource.Scan(ctx, keyspace.Prefix(s.reader.Prefix+place), false, func(kv *mvccpb.KeyValue) error {
+			if n++; n > tries {
+				return errEnough
+			}
+			if _, err := s.reader.Catalog.AddStored(s.reader.Prefix, string(kv.Key), s.reader.Read(ctx, string(kv.Key), kv.Value).Head.Meta); err != nil {
+				return nil // this object proves nothing; another may
+			}
+			return errEnough
+		})
+		if err != nil && !errors.Is(err, errEnough) {
+			return err
+		}
+	}
+	return nil
 }
 
 // sayOthers names what an ambiguous name could also mean. Custom kinds that
@@ -260,7 +330,11 @@ func (s *session) sayOthers(ctx context.Context, name string, r *codec.Resource,
 
 // owners follows owner references in a store.
 func (s *session) owners(src filter.Getter) *filter.Owners {
-	return filter.NewOwners(src, s.reader, s.learn)
+	owners := filter.NewOwners(src, s.reader, s.learn)
+	if src != s.mainSource {
+		owners.Main = s.mainSource
+	}
+	return owners
 }
 
 // identity returns the UID of the cluster that the session reads.
