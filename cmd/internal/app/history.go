@@ -180,12 +180,9 @@ func (p *pastVersion) forget() { p.full, p.safe = nil, nil }
 // redacted replaces the values of a change by those that may be shown. What a
 // Secret hides is in members of members, never in lists.
 func redacted(c diff.Change, older, newer map[string]any) diff.Change {
-	var path []string
-	for _, step := range c.Path {
-		if step.Kind != diff.Field {
-			return c
-		}
-		path = append(path, step.Name)
+	path, ok := members(c.Path)
+	if !ok {
+		return c
 	}
 	if c.Op != diff.Added {
 		c.Old = member(older, path)
@@ -194,6 +191,17 @@ func redacted(c diff.Change, older, newer map[string]any) diff.Change {
 		c.New = member(newer, path)
 	}
 	return c
+}
+
+// members returns the names on a path that leads through no list.
+func members(p diff.Path) (names []string, ok bool) {
+	for _, step := range p {
+		if step.Kind != diff.Field {
+			return nil, false
+		}
+		names = append(names, step.Name)
+	}
+	return names, true
 }
 
 func member(m map[string]any, path []string) any {

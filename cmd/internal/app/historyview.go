@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
+	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/diff"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 )
@@ -72,8 +73,19 @@ func (h *history) details(v *pastVersion) {
 	out := h.s.inv.Streams.Out
 	fmt.Fprintf(out, "\nrevision %d:\n", v.ModRevision)
 	for _, c := range v.changes {
+		if repeats(c) {
+			fmt.Fprintf(out, "  %s: %s\n", c.Path, c.Op)
+			continue
+		}
 		fmt.Fprintf(out, "  %s\n", strings.TrimRight(c.String(), " "))
 	}
+}
+
+// repeats tells an annotation that holds the whole object once more. Its
+// change says nothing that the others do not; JSON has it.
+func repeats(c diff.Change) bool {
+	path, ok := members(c.Path)
+	return ok && len(path) > 0 && path[0] == "metadata" && codec.SecretPath(path)
 }
 
 func (h *history) verdict() error {

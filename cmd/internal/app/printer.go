@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
 	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 )
@@ -54,6 +56,7 @@ type printer struct {
 	omitted   listed // shown without fields that this build does not know
 	unknown   listed // of a kind that this build does not know
 	encrypted listed // not shown, or not whole, because they could not be decrypted
+	locked    listed // why, each reason once
 }
 
 // newPrinter prepares printing objects of a resource, or of any kind. single
@@ -184,11 +187,14 @@ func (p *printer) note(o filter.Object, shown codec.Shown) {
 
 // miss accounts for an object that cannot be shown whole.
 func (p *printer) miss(o filter.Object, err error) {
-	to := &p.broken
-	if errors.Is(err, codec.ErrEncrypted) {
-		to = &p.encrypted
+	if !errors.Is(err, codec.ErrEncrypted) {
+		p.broken.add(fmt.Sprintf("%s (%v)", o.KV.Key, err))
+		return
 	}
-	to.add(fmt.Sprintf("%s (%v)", o.KV.Key, err))
+	p.encrypted.add(string(o.KV.Key))
+	if why := err.Error(); !slices.Contains(p.locked.first, why) {
+		p.locked.add(why)
+	}
 }
 
 // placeholder stands for an object that cannot be shown, named by its key.
@@ -212,6 +218,10 @@ func (p *printer) verdict(undecided int64, hint string) error {
 	inv.sayList(p.unknown, "object is of a kind that this build does not know: shown by its metadata", "objects are of a kind that this build does not know: shown by their metadata")
 	inv.sayList(p.broken, "object cannot be shown whole", "objects cannot be shown whole")
 	inv.sayList(p.encrypted, "object is encrypted", "objects are encrypted")
+	const reasons = 3
+	for _, why := range p.locked.first[:min(reasons, len(p.locked.first))] {
+		inv.say("note: %s", term.Clean(why))
+	}
 	missing := p.broken.count + p.encrypted.count
 	switch {
 	case undecided > 0:
