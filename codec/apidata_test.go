@@ -73,16 +73,23 @@ type apiFile struct {
 	want  map[string]any
 }
 
+// apiTestdata returns the folder of k8s.io/api's own golden files, one object
+// of each kind with every field set, for this and earlier releases.
+func apiTestdata(tb testing.TB) string {
+	tb.Helper()
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/api").Output()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return filepath.Join(strings.TrimSpace(string(out)), "testdata")
+}
+
 // apiData returns the files that the authors of the Kubernetes API keep to
 // notice changes of its encoding. Of a file from an older release the JSON is
 // what is left of it after decoding and encoding, where that is less.
 func apiData(t *testing.T) []apiFile {
 	t.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/api").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	paths, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(out)), "testdata", "*", "*.pb"))
+	paths, err := filepath.Glob(filepath.Join(apiTestdata(t), "*", "*.pb"))
 	if err != nil {
 		t.Fatal(err)
 	}

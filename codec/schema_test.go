@@ -3,7 +3,6 @@ package codec
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -15,17 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
-
-// apiTestdata returns the folder of k8s.io/api's own golden files, one object
-// of each kind with every field set.
-func apiTestdata(tb testing.TB) string {
-	tb.Helper()
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/api").Output()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return filepath.Join(strings.TrimSpace(string(out)), "testdata", "HEAD")
-}
 
 // rawOf returns the message inside the envelope of a protobuf value.
 func rawOf(tb testing.TB, value []byte) []byte {
@@ -41,7 +29,7 @@ func rawOf(tb testing.TB, value []byte) []byte {
 // build knows, by file name.
 func goldenValues(tb testing.TB) map[string][]byte {
 	tb.Helper()
-	files, err := filepath.Glob(filepath.Join(apiTestdata(tb), "*.pb"))
+	files, err := filepath.Glob(filepath.Join(apiTestdata(tb), "HEAD", "*.pb"))
 	if err != nil || len(files) == 0 {
 		tb.Fatalf("%d golden files, %v", len(files), err)
 	}
