@@ -266,7 +266,7 @@ func (c *Catalog) remove(r *Resource) {
 // names returns each name that Lookup accepts for the resource, once.
 func (r *Resource) names() []string {
 	if r.Internal {
-		return nil
+		return []string{r.Plural}
 	}
 	var names []string
 	for _, name := range append([]string{r.Plural, r.Singular, r.Kind}, r.ShortNames...) {

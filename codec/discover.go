@@ -43,6 +43,32 @@ func (c *Catalog) AddStored(prefix, key string, m Meta) (*Resource, error) {
 	if c.learned >= maxLearned {
 		return nil, fmt.Errorf("learn from key %q: %d resources are learned already", key, c.learned)
 	}
+	if orphan := c.byPrefix[r.Prefix]; orphan != nil {
+		c.remove(orphan)
+	}
+	c.add(r)
+	return r, nil
+}
+
+// AddOrphan learns a custom resource without a CRD from a key alone, where
+// values cannot be read: its group, its plural and, by counting segments, its
+// scope. Its kind stays unknown. AddStored replaces it by what an object proves.
+// The errors are AddStored's.
+func (c *Catalog) AddOrphan(prefix, key string) (*Resource, error) {
+	k, ok := c.ParseKey(prefix, key)
+	if !ok || !k.Resource.Custom {
+		return nil, fmt.Errorf("learn from key %q: it is not that of a custom resource", key)
+	}
+	r := k.Resource
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.byPrefix[r.Prefix]; old != nil {
+		return old, nil
+	}
+	if c.learned >= maxLearned {
+		return nil, fmt.Errorf("learn from key %q: %d resources are learned already", key, c.learned)
+	}
+	r.Learned = true
 	c.add(r)
 	return r, nil
 }
@@ -89,13 +115,15 @@ func (c *Catalog) conflict(r *Resource) (*Resource, error) {
 		if old.Learned && old.Kind == r.Kind && old.Group == r.Group && old.Namespaced == r.Namespaced {
 			return old, nil
 		}
-		return nil, fmt.Errorf("its keys belong to %s", old)
+		if !old.Learned || old.Kind != "" {
+			return nil, fmt.Errorf("its keys belong to %s", old)
+		}
 	}
 	if old := c.byKind(r.Group, r.Kind); old != nil {
 		return nil, fmt.Errorf("its kind is that of %s, which is stored elsewhere", old)
 	}
 	for _, old := range c.byName[r.Plural] {
-		if old.Plural == r.Plural && old.inGroup(r.Group) {
+		if old.Plural == r.Plural && old.inGroup(r.Group) && old.Prefix != r.Prefix {
 			return nil, fmt.Errorf("it would be another %s", old)
 		}
 	}

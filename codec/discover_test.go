@@ -272,3 +272,39 @@ func TestZooLearned(t *testing.T) {
 		t.Errorf("learned %v", learned)
 	}
 }
+
+// TestOrphansOfUnreadableObjects: the key of a custom resource says enough to
+// list it, and an object that can be read says the rest.
+func TestOrphansOfUnreadableObjects(t *testing.T) {
+	c := NewCatalog()
+	key := prefix + "example.com/widgets/team/a"
+	r, err := c.AddOrphan(prefix, key)
+	if err != nil || r.String() != "widgets.example.com" || !r.Namespaced || !r.Learned || r.Kind != "" {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if again, err := c.AddOrphan(prefix, key); err != nil || again != r {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+	if found, _, ok := c.Lookup("widgets.example.com"); !ok || found != r {
+		t.Errorf("Lookup: %+v", found)
+	}
+	k, ok := c.ParseKey(prefix, key)
+	if !ok || k.Resource != r || k.Path(prefix) != key {
+		t.Errorf("ParseKey: %+v", k)
+	}
+	full, err := c.AddStored(prefix, key, Meta{APIVersion: "example.com/v1", Kind: "Widget", Namespace: "team", Name: "a"})
+	if err != nil || full.Kind != "Widget" {
+		t.Fatalf("AddStored: %+v, %v", full, err)
+	}
+	if found, others, ok := c.Lookup("widgets.example.com"); !ok || found != full || len(others) != 0 {
+		t.Errorf("Lookup after AddStored: %+v, %v", found, others)
+	}
+	if kept, err := c.AddOrphan(prefix, key); err != nil || kept != full {
+		t.Errorf("AddOrphan after AddStored: %+v, %v", kept, err)
+	}
+	for _, key := range []string{prefix + "pods/team/a", "talos:v1:x", prefix + "example.com/widgets/a/b/c", prefix + "unknown/a"} {
+		if r, err := c.AddOrphan(prefix, key); err == nil {
+			t.Errorf("%s: %+v", key, r)
+		}
+	}
+}

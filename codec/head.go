@@ -188,11 +188,7 @@ func unknownFormError(value []byte) error {
 
 // encryptedError names the provider and the key of "k8s:enc:aescbc:v1:key1:".
 func encryptedError(value []byte) error {
-	parts := bytes.SplitN(value[len(magicEncrypted):min(len(value), 512)], []byte(":"), 4)
-	if len(parts) < 4 {
-		return ErrEncrypted
-	}
-	return fmt.Errorf("%w by %q %q under %q", ErrEncrypted, parts[0], parts[1], parts[2])
+	return fmt.Errorf("%w by provider %s", ErrEncrypted, ProviderOf(value))
 }
 
 func groupOf(apiVersion string) string {

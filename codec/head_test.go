@@ -310,8 +310,8 @@ func TestUnreadableValues(t *testing.T) {
 		{"json of other shape", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"x","labels":"hunter2"}}`, StatusUndecodable, ErrUndecodable, "shape of an object"},
 		{"bad time", `{"apiVersion":"v1","kind":"Secret","metadata":{"creationTimestamp":"hunter2"}}`, StatusUndecodable, ErrUndecodable, "shape of an object"},
 		{"foreign json", `{"hello":"hunter2"}`, StatusForeign, ErrUndecodable, "no apiVersion and kind"},
-		{"encrypted", "k8s:enc:aescbc:v1:key1:hunter2", StatusEncrypted, ErrEncrypted, `by "aescbc" "v1" under "key1"`},
-		{"encrypted by kms", "k8s:enc:kms:v2:vault:hunter2", StatusEncrypted, ErrEncrypted, `by "kms" "v2" under "vault"`},
+		{"encrypted", "k8s:enc:aescbc:v1:key1:hunter2", StatusEncrypted, ErrEncrypted, `by provider aescbc:v1:key1`},
+		{"encrypted by kms", "k8s:enc:kms:v2:vault:hunter2", StatusEncrypted, ErrEncrypted, `by provider kms:v2:vault`},
 		{"encrypted by nobody", "k8s:enc:", StatusEncrypted, ErrEncrypted, "value is encrypted"},
 	}
 	for _, test := range tests {

@@ -65,7 +65,7 @@ func (r *Reader) Read(ctx context.Context, key string, value []byte) Value {
 		v.Head = r.head(value)
 		return v
 	}
-	v.Provider = provider(value)
+	v.Provider = ProviderOf(value)
 	plain, err := r.decrypt(ctx, v.Key, key, value)
 	if err != nil {
 		v.Head = Head{Status: StatusEncrypted, Err: err}
@@ -103,9 +103,25 @@ func (r *Reader) decrypt(ctx context.Context, k Key, key string, value []byte) (
 	return plain, err
 }
 
-// provider returns "aescbc:v1:key2" of "k8s:enc:aescbc:v1:key2:…", as much as
-// is there.
-func provider(value []byte) string {
+// ProviderOf returns "aescbc:v1:key2" of the encrypted value "k8s:enc:aescbc:v1:key2:…". Of a value
+// that only begins like an encrypted one it is "unknown": what follows may be
+// anything.
+func ProviderOf(value []byte) string {
+	const longest = 253 // a key's name; no rule bounds it
 	parts := bytes.SplitN(value[len(magicEncrypted):min(len(value), 512)], []byte(":"), 4)
-	return string(bytes.Join(parts[:min(3, len(parts)-1)], []byte(":")))
+	if len(parts) < 4 || len(parts[2]) > longest || !isVersion(string(parts[1])) {
+		return unknownProvider
+	}
+	for _, b := range parts[2] {
+		if b <= ' ' || b > '~' {
+			return unknownProvider
+		}
+	}
+	switch string(parts[0]) {
+	case "aescbc", "aesgcm", "secretbox", "kms":
+		return string(bytes.Join(parts[:3], []byte(":")))
+	}
+	return unknownProvider
 }
+
+const unknownProvider = "unknown"

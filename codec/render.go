@@ -2,51 +2,99 @@ package codec
 
 import (
 	"bytes"
-	"encoding/base64"
 	stdjson "encoding/json"
 	"fmt"
-	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/yaml"
 )
 
-// RenderOptions says what Render leaves in. The zero value shows neither.
+// renderDepth is how many objects and lists may lie within each other, far
+// beyond any kind of Kubernetes. Indentation grows with the square of the
+// depth: 50 kB of brackets would become hundreds of megabytes.
+const renderDepth = 200
+
+// RenderOptions says what Render leaves in. The zero value shows no field
+// managers, and nothing of what calls itself a Secret.
 type RenderOptions struct {
 	ManagedFields bool // keep metadata.managedFields
 	ShowSecrets   bool // keep what a Secret holds
+
+	// Secret is set for an object that lies under a key of Secrets. It is a
+	// Secret then, whatever it says of itself.
+	Secret bool
 }
 
 // Render returns an object as kubectl get -o json shows it: a JSON value of its
 // own, sharing nothing with obj. Integers are int64 as far as they fit, so
 // that none is rounded.
 //
-// Without ShowSecrets every value in data and stringData of a Secret, of any
-// version of the core group, and its annotations that are known to repeat the
-// whole object, are replaced by [Redacted]. Keys stay visible. Other
-// annotations and labels stay as they are. The unknownFields of a Secret that
-// [Show] knows by its metadata are replaced as a whole, by the size of their
-// JSON. [SecretPath] tells the same of a single field.
+// Without ShowSecrets an object under a key of Secrets, or one that calls
+// itself a Secret of any version of the core group, shows only what is known to
+// be no secret: apiVersion, kind, type, immutable and metadata. Every value in
+// data and stringData, and the annotations that are known to repeat the whole
+// object, are replaced by [Redacted]; keys stay visible, and so do labels and
+// other annotations. All other members, and what has not the shape that a
+// Secret gives it, are replaced as a whole, by the size of their JSON or 0.
+// [SecretPath] tells the same of a single field.
+//
+// Errors: one that wraps [ErrUndecodable], for an object that is nested deeper
+// than 200 levels, itself being the first, or that has no JSON form.
 func Render(obj runtime.Object, opt RenderOptions) (map[string]any, error) {
+	u, stored := obj.(*unstructured.Unstructured)
 	var m map[string]any
-	if u, ok := obj.(*unstructured.Unstructured); ok {
-		m = runtime.DeepCopyJSON(u.Object)
+	if stored {
+		m = u.Object
 	} else {
 		var err error
 		if m, err = toMap(obj); err != nil {
-			return nil, fmt.Errorf("render %T: %w", obj, err)
+			// The cause may quote the value.
+			return nil, fmt.Errorf("%w: %T has no JSON form", ErrUndecodable, obj)
 		}
 	}
-	metadata, _ := m["metadata"].(map[string]any)
-	if !opt.ManagedFields {
+	if deeperThan(renderDepth, m) {
+		return nil, fmt.Errorf("%w: nested deeper than %d levels", ErrUndecodable, renderDepth)
+	}
+	if stored {
+		m = runtime.DeepCopyJSON(m)
+	}
+	if metadata, ok := m["metadata"].(map[string]any); ok && !opt.ManagedFields {
 		delete(metadata, "managedFields")
 	}
-	if !opt.ShowSecrets && isSecret(m) {
-		redactSecret(m, metadata)
+	_, typed := obj.(*corev1.Secret)
+	if !opt.ShowSecrets && (opt.Secret || typed || isSecret(m)) {
+		redactSecret(m)
 	}
 	return m, nil
+}
+
+// deeperThan reports whether more objects and lists than levels lie within each
+// other. It looks no deeper than that.
+func deeperThan(levels int, value any) bool {
+	switch value := value.(type) {
+	case map[string]any:
+		if levels == 0 {
+			return true
+		}
+		for _, v := range value {
+			if deeperThan(levels-1, v) {
+				return true
+			}
+		}
+	case []any:
+		if levels == 0 {
+			return true
+		}
+		for _, v := range value {
+			if deeperThan(levels-1, v) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // toMap returns the JSON form of a typed object.
@@ -60,103 +108,6 @@ func toMap(obj runtime.Object) (map[string]any, error) {
 		return nil, err
 	}
 	return m, nil
-}
-
-// isSecret takes an apiVersion that cannot be read for one of the core group.
-func isSecret(m map[string]any) bool {
-	apiVersion, _ := m["apiVersion"].(string)
-	return m["kind"] == "Secret" && groupOf(apiVersion) == ""
-}
-
-// Redacted returns what stands in place of a secret value of size bytes:
-// "<redacted: 12 bytes>". It is no valid base64, so that applying an object
-// that holds it to a cluster fails rather than destroying the Secret.
-func Redacted(size int) string {
-	return fmt.Sprintf("<redacted: %d bytes>", size)
-}
-
-// copyAnnotations returns the annotations in which a tool keeps a copy of the
-// object it has applied, values included: kubectl, kapp, Rancher's wrangler,
-// Banzai Cloud's object matcher.
-func copyAnnotations() []string {
-	return []string{
-		"kubectl.kubernetes.io/last-applied-configuration",
-		"kapp.k14s.io/original",
-		"objectset.rio.cattle.io/applied",
-		"banzaicloud.com/last-applied",
-	}
-}
-
-// secretMembers returns the top-level members of a Secret that hold secrets.
-func secretMembers() []string {
-	return []string{"data", "stringData", memberUnknown}
-}
-
-// SecretPath reports whether [Render] redacts a field of a Secret, or the field
-// that it is part of: path names it from the top of the object, as in "data",
-// "password". It is false for metadata and for its annotations, of which Render
-// redacts some.
-func SecretPath(path []string) bool {
-	switch {
-	case len(path) == 0:
-		return false
-	case slices.Contains(secretMembers(), path[0]):
-		return true
-	}
-	return len(path) > 2 && path[0] == "metadata" && path[1] == "annotations" &&
-		slices.Contains(copyAnnotations(), path[2])
-}
-
-func redactSecret(m, metadata map[string]any) {
-	for _, name := range secretMembers() {
-		switch name {
-		case "data":
-			redactValues(m, name, base64Size)
-		case memberUnknown:
-			if value, ok := m[name]; ok {
-				data, _ := json.Marshal(value)
-				m[name] = Redacted(len(data))
-			}
-		default:
-			redactValues(m, name, func(s string) int { return len(s) })
-		}
-	}
-	annotations, ok := metadata["annotations"].(map[string]any)
-	if !ok {
-		return
-	}
-	for _, name := range copyAnnotations() {
-		if value, ok := annotations[name]; ok {
-			s, _ := value.(string)
-			annotations[name] = Redacted(len(s))
-		}
-	}
-}
-
-// base64Size is the size of what s encodes, or of s if it is no base64.
-func base64Size(s string) int {
-	if data, err := base64.StdEncoding.DecodeString(s); err == nil {
-		return len(data)
-	}
-	return len(s)
-}
-
-// redactValues replaces the values of one map of m. What has not the shape of
-// a Secret, as in a damaged JSON value, is replaced as a whole.
-func redactValues(m map[string]any, key string, size func(string) int) {
-	value, ok := m[key]
-	if !ok || value == nil {
-		return
-	}
-	values, ok := value.(map[string]any)
-	if !ok {
-		m[key] = Redacted(0)
-		return
-	}
-	for name, v := range values {
-		s, _ := v.(string)
-		values[name] = Redacted(size(s))
-	}
 }
 
 // MarshalJSON returns m as JSON the way kubectl writes it, ending in a newline:
@@ -173,11 +124,38 @@ func MarshalJSON(m map[string]any, indent string) ([]byte, error) {
 }
 
 // MarshalYAML returns m as YAML the way kubectl writes it, without a document
-// separator, ending in a newline.
+// separator, ending in a newline. Control characters, of which kubectl makes an
+// error, are escaped.
 func MarshalYAML(m map[string]any) ([]byte, error) {
-	data, err := yaml.Marshal(m)
+	data, err := stdjson.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("write YAML: %w", err)
 	}
+	if data, err = yaml.JSONToYAML(escapeControls(data)); err != nil {
+		return nil, fmt.Errorf("write YAML: %w", err)
+	}
 	return data, nil
+}
+
+// escapeControls escapes what YAML refuses to read in JSON that encoding/json
+// wrote, where it can only be part of a string.
+func escapeControls(data []byte) []byte {
+	if !bytes.ContainsFunc(data, refusedByYAML) {
+		return data
+	}
+	var buf bytes.Buffer
+	for _, r := range string(data) {
+		if refusedByYAML(r) {
+			fmt.Fprintf(&buf, `\u%04x`, r)
+		} else {
+			buf.WriteRune(r)
+		}
+	}
+	return buf.Bytes()
+}
+
+// refusedByYAML tells the characters that JSON leaves raw and YAML does not
+// allow so (go.yaml.in/yaml/v2 readerc.go, yaml_parser_update_buffer).
+func refusedByYAML(r rune) bool {
+	return r >= 0x7f && r <= 0x9f && r != 0x85 || r == 0xfffe || r == 0xffff
 }

@@ -2,12 +2,17 @@ package codec
 
 import (
 	"encoding/base64"
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
 )
 
 func TestRenderRedactsSecrets(t *testing.T) {
@@ -123,9 +128,9 @@ func TestIntegersStayIntegers(t *testing.T) {
 	if err != nil || string(data) != value+"\n" {
 		t.Errorf("%v\n got %s\nwant %s", err, data, value)
 	}
-	yaml, err := MarshalYAML(m)
-	if err != nil || !strings.Contains(string(yaml), "  big: 9007199254740993\n") || !strings.Contains(string(yaml), "  small: -9223372036854775808\n") {
-		t.Errorf("%v\n%s", err, yaml)
+	text, err := MarshalYAML(m)
+	if err != nil || !strings.Contains(string(text), "  big: 9007199254740993\n") || !strings.Contains(string(text), "  small: -9223372036854775808\n") {
+		t.Errorf("%v\n%s", err, text)
 	}
 }
 
@@ -143,5 +148,115 @@ func TestMarshal(t *testing.T) {
 	wantYAML := "apiVersion: v1\nkind: Pod\nspec:\n  args:\n  - a && b < c\n  \"n\": 3\n"
 	if got, err := MarshalYAML(m); err != nil || string(got) != wantYAML {
 		t.Errorf("%v\n got %s\nwant %s", err, got, wantYAML)
+	}
+}
+
+// TestMarshalYAMLControlCharacters: every character comes back but U+0085,
+// which YAML takes for a line break, here as in kubectl.
+func TestMarshalYAMLControlCharacters(t *testing.T) {
+	t.Parallel()
+	for r := rune(0); r <= 0x10ffff; r++ {
+		if r == 0x300 { // the others are all alike, but for a few
+			r = 0xd7fe
+		}
+		if r == 0xe010 {
+			r = 0xfdd0
+		}
+		if r == 0x10010 {
+			r = 0x1f600
+		}
+		if r == 0x1f610 {
+			r = 0x10fff0
+		}
+		if r >= 0xd800 && r < 0xe000 || r == 0x85 {
+			continue
+		}
+		checkYAML(t, map[string]any{"a" + string(r): "x" + string(r) + "y", "b": []any{string(r)}})
+	}
+}
+
+// checkYAML reads back what MarshalYAML writes.
+func checkYAML(t *testing.T, m map[string]any) {
+	t.Helper()
+	data, err := MarshalYAML(m)
+	if err != nil {
+		t.Errorf("%q: %v", m, err)
+		return
+	}
+	var got map[string]any
+	if err := yaml.Unmarshal(data, &got); err != nil {
+		t.Errorf("%q: %v in %q", m, err, data)
+		return
+	}
+	if diff := cmp.Diff(m, got); diff != "" {
+		t.Errorf("%q (-want +got):\n%s", data, diff)
+	}
+}
+
+func TestMarshalYAMLIsKubectls(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, in, want string }{
+		{"controls", "a\x7f\u0080\u009f\ufffe\uffffb", `k: "a\x7F\x80\x9F\uFFFE\uFFFFb"` + "\n"},
+		{"controls in JSON already", "a\x00\x1b\\u0080", `k: "a\0\e\\u0080"` + "\n"},
+		{"broken UTF-8", "a\xffb", "k: a\ufffdb\n"},
+		{"others", "<&>\u00a0é\ufffd", ""},
+		{"lines", "a\nb\tc\n", ""},
+		{"separators", "a\u2028b\u2029c\u0085d\ufeff", ""},
+	} {
+		m := map[string]any{"k": test.in}
+		if test.want == "" {
+			kubectl, err := yaml.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.want = string(kubectl)
+		}
+		if got, err := MarshalYAML(m); err != nil || string(got) != test.want {
+			t.Errorf("%s: %v\n got %q\nwant %q", test.name, err, got, test.want)
+		}
+	}
+}
+
+// TestRenderDepth counts the object itself as the first level.
+func TestRenderDepth(t *testing.T) {
+	t.Parallel()
+	deepSchema := func(depth int) *apiextensionsv1.JSONSchemaProps {
+		s := &apiextensionsv1.JSONSchemaProps{}
+		for range depth {
+			s = &apiextensionsv1.JSONSchemaProps{Not: s}
+		}
+		return s
+	}
+	crd := func(depth int) runtime.Object {
+		return &apiextensionsv1.CustomResourceDefinition{Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: deepSchema(depth)}}},
+		}}
+	}
+	nested := func(open, shut string, depth int) runtime.Object {
+		return mustDecode(t, `{"apiVersion":"v1","kind":"K","metadata":{},"x":`+strings.Repeat(open, depth)+`1`+strings.Repeat(shut, depth)+`}`)
+	}
+	raw := strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000)
+	for _, test := range []struct {
+		name string
+		obj  runtime.Object
+		want string
+	}{
+		{"199 lists", nested("[", "]", 199), ""},
+		{"200 lists", nested("[", "]", 200), "value cannot be decoded: nested deeper than 200 levels"},
+		{"199 objects", nested(`{"a":`, "}", 199), ""},
+		{"200 objects", nested(`{"a":`, "}", 200), "value cannot be decoded: nested deeper than 200 levels"},
+		{"9000 lists", nested("[", "]", 9000), "value cannot be decoded: nested deeper than 200 levels"},
+		{"a schema", crd(194), ""},
+		{"a deeper schema", crd(195), "value cannot be decoded: nested deeper than 200 levels"},
+		{"more than JSON allows", &appsv1.ControllerRevision{Data: runtime.RawExtension{Raw: []byte(raw)}}, "value cannot be decoded: *v1.ControllerRevision has no JSON form"},
+		{"no JSON", &appsv1.ControllerRevision{Data: runtime.RawExtension{Raw: []byte("{hunter2")}}, "value cannot be decoded: *v1.ControllerRevision has no JSON form"},
+	} {
+		m, err := Render(test.obj, RenderOptions{ShowSecrets: true})
+		switch {
+		case test.want == "" && (err != nil || m == nil):
+			t.Errorf("%s: %v", test.name, err)
+		case test.want != "" && (!errors.Is(err, ErrUndecodable) || err.Error() != test.want || m != nil):
+			t.Errorf("%s: %v", test.name, err)
+		}
 	}
 }

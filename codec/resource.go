@@ -37,7 +37,7 @@ type Resource struct {
 
 	// Internal marks keys that kube-apiserver keeps for itself and serves
 	// through no API: masterleases, peerserverleases, ranges.
-	// [Catalog.Lookup] and [Catalog.ByKind] never find them.
+	// [Catalog.Lookup] finds them by their plural only, [Catalog.ByKind] never.
 	Internal bool
 
 	// Selectable are the field paths, without a leading dot, that a CRD

@@ -228,48 +228,6 @@ func TestSecretOfUnknownVersion(t *testing.T) {
 	}
 }
 
-// TestSecretPath compares with what Render replaces in a Secret that has a
-// value at every path.
-func TestSecretPath(t *testing.T) {
-	t.Parallel()
-	const value = `{"apiVersion":"v1","kind":"Secret","type":"t","immutable":"t","metadata":{"name":"t","labels":{"data":"t"},
-		"annotations":{"a":"t","kubectl.kubernetes.io/last-applied-configuration":"t","kapp.k14s.io/original":"t",
-			"objectset.rio.cattle.io/applied":"t","banzaicloud.com/last-applied":"t"}},
-		"data":{"x":"t","y":"t"},"stringData":{"x":"t"},"spec":{"data":"t"},"unknownFields":{"2":"t"}}`
-	m, err := Render(mustDecode(t, value), RenderOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	checked := 0
-	var walk func(at []string, stored, shown any)
-	walk = func(at []string, stored, shown any) {
-		members, ok := stored.(map[string]any)
-		if ok && shown != Redacted(len(`{"2":"t"}`)) {
-			for name, member := range members {
-				walk(append(slices.Clone(at), name), member, shown.(map[string]any)[name])
-			}
-			return
-		}
-		checked++
-		if got, want := SecretPath(at), !cmp.Equal(stored, shown); got != want {
-			t.Errorf("%v: %t, but Render shows %v", at, got, shown)
-		}
-	}
-	walk(nil, mustUnmarshal(t, value), m)
-	if checked != 16 {
-		t.Errorf("checked %d fields", checked)
-	}
-	for at, want := range map[string]bool{"": false, "data": true, "unknownFields/2/1": true, "metadata": false,
-		"metadata/annotations": false, "spec/data": false, "metadata/annotations/kapp.k14s.io/original": false} {
-		if got := SecretPath(strings.Split(at, "/")); got != want {
-			t.Errorf("%q: %t", at, got)
-		}
-	}
-	if SecretPath(nil) {
-		t.Error("the whole object")
-	}
-}
-
 // showSeeds are zooSeeds, in kinds that nobody knows too, and CBOR.
 func showSeeds(tb testing.TB) [][]byte {
 	tb.Helper()
