@@ -328,5 +328,5 @@ func (f *Filter) byWhere(ctx context.Context, o Object) (Decision, string, error
 	if f.where == nil {
 		return Keep, "", nil
 	}
-	return f.where.judge(ctx, o)
+	return f.where.judge(ctx, o, f.resource)
 }

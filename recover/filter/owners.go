@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/etcd-rescue/etcd-rescue/codec"
 )
@@ -42,6 +43,9 @@ type Owners struct {
 
 	mu    sync.Mutex
 	cache map[place]*Object // nil = does not exist
+
+	discovering sync.Mutex
+	tried       map[schema.GroupKind]map[string]bool // owners that proved nothing
 }
 
 // place is a key in one of the two stores.
@@ -53,12 +57,12 @@ type place struct {
 // NewOwners reads owners from src. learn is called at most once, when a kind
 // is met that the catalog does not know; it adds the custom ones.
 func NewOwners(src Getter, reader *codec.Reader, learn func(context.Context) error) *Owners {
-	return &Owners{src: src, reader: reader, learn: learn, cache: map[place]*Object{}}
+	return &Owners{src: src, reader: reader, learn: learn, cache: map[place]*Object{}, tried: map[schema.GroupKind]map[string]bool{}}
 }
 
 // key returns where the owner that ref names would be stored, for an object
 // in the given namespace. ok is false for a kind that no resource is known
-// for.
+// for, neither from definitions nor from the owner itself.
 func (w *Owners) key(ctx context.Context, ref codec.Owner, namespace string) (key codec.Key, ok bool, err error) {
 	r, ok := w.reader.Catalog.ByKind(ref.Group(), ref.Kind)
 	if !ok {
@@ -66,7 +70,9 @@ func (w *Owners) key(ctx context.Context, ref codec.Owner, namespace string) (ke
 			return codec.Key{}, false, err
 		}
 		if r, ok = w.reader.Catalog.ByKind(ref.Group(), ref.Kind); !ok {
-			return codec.Key{}, false, nil
+			if r, ok, err = w.discover(ctx, ref, namespace); err != nil || !ok {
+				return codec.Key{}, false, err
+			}
 		}
 	}
 	if !r.Namespaced {
@@ -106,34 +112,44 @@ func (w *Owners) Find(ctx context.Context, ref codec.Owner, namespace string) (*
 	return o, nil
 }
 
-// get reads an object from Main or from the store of the objects.
+// get returns an object, read once, from Main or from the store of the objects.
 func (w *Owners) get(ctx context.Context, main bool, key codec.Key) (*Object, error) {
-	src, path := w.src, key.Path(w.reader.Prefix)
-	if main = main && w.Main != nil; main {
-		src = w.Main
-	}
+	at := place{main && w.Main != nil, key.Path(w.reader.Prefix)}
 	w.mu.Lock()
-	o, known := w.cache[place{main, path}]
+	o, known := w.cache[at]
 	w.mu.Unlock()
 	if known {
 		return o, nil
 	}
-	kv, err := src.Get(ctx, path)
+	o, err := w.read(ctx, at.main, at.key)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	if kv != nil {
-		found := NewObject(ctx, w.reader, kv)
-		kv.Value, found.Plain = nil, nil // only the metadata is remembered
-		o = &found
+		return nil, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.cache) >= maxCached {
 		clear(w.cache)
 	}
-	w.cache[place{main, path}] = o
+	w.cache[at] = o
 	return o, nil
+}
+
+// read returns the metadata of the object at a key, nil if there is none.
+func (w *Owners) read(ctx context.Context, main bool, key string) (*Object, error) {
+	src := w.src
+	if main {
+		src = w.Main
+	}
+	kv, err := src.Get(ctx, key)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", key, err)
+	}
+	if kv == nil {
+		return nil, nil
+	}
+	o := NewObject(ctx, w.reader, kv)
+	kv.Value, o.Plain = nil, nil // only the metadata is remembered
+	return &o, nil
 }
 
 // OwnedBy tells whether want is an owner of o, directly or through any number

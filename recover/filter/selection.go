@@ -42,20 +42,23 @@ type Selection struct {
 	// all of them.
 	Resource string `json:"resource,omitempty"`
 	// Keys are exact etcd keys, for what no resource name reaches.
-	Keys          []string  `json:"keys,omitempty"`
-	Names         []string  `json:"names,omitempty"`
-	Namespace     string    `json:"namespace,omitempty"`
-	Labels        string    `json:"labels,omitempty"`
-	Fields        string    `json:"fields,omitempty"`
-	Owner         *OwnerRef `json:"owner,omitempty"`
-	Node          string    `json:"node,omitempty"`
-	Phase         string    `json:"phase,omitempty"`
-	OlderThan     string    `json:"olderThan,omitempty"`
-	NewerThan     string    `json:"newerThan,omitempty"`
-	Terminating   bool      `json:"terminating,omitempty"`
-	Finalizer     string    `json:"finalizer,omitempty"`
-	Orphaned      bool      `json:"orphaned,omitempty"`
-	Where         string    `json:"where,omitempty"` // CEL
+	Keys        []string  `json:"keys,omitempty"`
+	Names       []string  `json:"names,omitempty"`
+	Namespace   string    `json:"namespace,omitempty"`
+	Labels      string    `json:"labels,omitempty"`
+	Fields      string    `json:"fields,omitempty"`
+	Owner       *OwnerRef `json:"owner,omitempty"`
+	Node        string    `json:"node,omitempty"`
+	Phase       string    `json:"phase,omitempty"`
+	OlderThan   string    `json:"olderThan,omitempty"`
+	NewerThan   string    `json:"newerThan,omitempty"`
+	Terminating bool      `json:"terminating,omitempty"`
+	Finalizer   string    `json:"finalizer,omitempty"`
+	Orphaned    bool      `json:"orphaned,omitempty"`
+	// Where is a CEL expression. It reads the data of Secrets too, also where
+	// output hides it, so that what it selects tells something of them: whoever
+	// runs it reads the store, and the keys that decrypt it, anyway.
+	Where         string    `json:"where,omitempty"`
 	Now           time.Time `json:"now"`
 	AllNamespaces bool      `json:"allNamespaces,omitempty"`
 }

@@ -121,10 +121,15 @@ func whereError(issues *cel.Issues) error {
 	return fmt.Errorf("%w: --where: %s", ErrUsage, b.String())
 }
 
-// judge evaluates the expression for one object. Of an error it tells nothing
-// that the object holds. A non-nil error means that ctx has ended.
-func (w *where) judge(ctx context.Context, o Object) (Decision, string, error) {
-	vars := &variables{o: o, now: w.now}
+// judge evaluates the expression for one object, shown as kubectl shows it when
+// it is asked for the selected resource; nil means for the object's own. Of an
+// error it tells nothing that the object holds. A non-nil error means that ctx
+// has ended.
+func (w *where) judge(ctx context.Context, o Object, selected *codec.Resource) (Decision, string, error) {
+	vars := &variables{o: o, as: o.Key.Resource, now: w.now}
+	if own := o.Key.Resource; own != nil && selected != nil && own.Prefix == selected.Prefix {
+		vars.as = selected // a view of the same keys, such as events.events.k8s.io
+	}
 	result, _, err := w.program.ContextEval(ctx, vars)
 	switch {
 	case ctx.Err() != nil:
@@ -160,6 +165,7 @@ func (w *where) reason(err error) string {
 // that cannot be decoded.
 type variables struct {
 	o      Object
+	as     *codec.Resource // what object is shown as
 	now    time.Time
 	object any // nil = not read yet
 	err    error
@@ -191,7 +197,7 @@ func (v *variables) read() any {
 	if v.object != nil {
 		return v.object
 	}
-	m, err := shown(v.o)
+	m, err := shown(v.o, v.as)
 	if err != nil {
 		v.err, v.object = err, types.WrapErr(err)
 	} else {
@@ -203,15 +209,16 @@ func (v *variables) read() any {
 // errNotKept says that an object is remembered without its value.
 var errNotKept = errors.New("the value is not kept")
 
-// shown returns the whole object as kubectl shows it, with nothing left out.
-func shown(o Object) (map[string]any, error) {
+// shown returns the whole object as kubectl shows it when it is asked for r,
+// with nothing left out.
+func shown(o Object, r *codec.Resource) (map[string]any, error) {
 	if o.Head.Err != nil {
 		return nil, o.Head.Err
 	}
 	if o.withoutValue() {
 		return nil, errNotKept
 	}
-	shown, err := codec.Show(o.Plain, o.KV.ModRevision, o.Key.Resource)
+	shown, err := codec.Show(o.Plain, o.KV.ModRevision, r)
 	if err != nil {
 		return nil, err
 	}

@@ -49,6 +49,50 @@ func TestWhereInTheZoo(t *testing.T) {
 	}
 }
 
+// TestWhereSeesTheResourceAskedFor: an event has other fields in its newer
+// group. A selection that went through a plan asks for the same.
+func TestWhereSeesTheResourceAskedFor(t *testing.T) {
+	t.Parallel()
+	w := zoo(t)
+	const involved, regarding = `object.involvedObject.kind == "Pod"`, `object.regarding.kind == "Pod"`
+	events, none := w.selects(filter.Selection{Resource: "events", Where: involved})
+	if len(events) == 0 || len(none) > 0 {
+		t.Fatalf("%d events of pods, %d not decided", len(events), len(none))
+	}
+	for _, tt := range []struct {
+		resource, where string
+		works           bool
+	}{
+		{"events", involved, true},
+		{"events", regarding, false},
+		{"events.events.k8s.io", regarding, true},
+		{"events.events.k8s.io", regarding + ` && object.apiVersion == "events.k8s.io/v1"`, true},
+		{"events.events.k8s.io", involved, false},
+		{"", `key.startsWith("/registry/events/") && ` + involved, true},
+	} {
+		f := w.filter(filter.Selection{Resource: tt.resource, Where: tt.where})
+		written, err := json.Marshal(f.Selection())
+		var again filter.Selection
+		if err := errors.Join(err, json.Unmarshal(written, &again)); err != nil {
+			t.Fatal(err)
+		}
+		for _, sel := range []filter.Selection{f.Selection(), again} {
+			kept, undecided := w.selects(sel)
+			switch {
+			case !tt.works && (len(kept) > 0 || len(undecided) == 0):
+				t.Errorf("%s --where '%s': %d kept, %d not decided; want none and all", tt.resource, tt.where, len(kept), len(undecided))
+			case tt.works && !cmp.Equal(events, kept):
+				t.Errorf("%s --where '%s' (-want +got):\n%s", tt.resource, tt.where, cmp.Diff(events, kept))
+			}
+		}
+	}
+	// What a plan writes down is the name that finds the view again.
+	f := w.filter(filter.Selection{Resource: "events.events.k8s.io"})
+	if r, _, ok := w.reader.Catalog.Lookup(f.Resource().String()); !ok || r != f.Resource() {
+		t.Errorf("%s finds %v", f.Resource(), r)
+	}
+}
+
 // TestWhereSees the whole object, managed fields and Secret data included, and
 // what etcd says of the key.
 func TestWhereSees(t *testing.T) {
