@@ -118,10 +118,14 @@ func (c *counter) all(ctx context.Context, names []string) error {
 		if err != nil {
 			return err
 		}
-		if seen[sel.Resource] {
-			continue // named twice, as in "pods po"
+		prefix := ""
+		if r, _, ok := c.s.reader.Catalog.Lookup(sel.Resource); ok {
+			prefix = r.Prefix
 		}
-		seen[sel.Resource] = true
+		if seen[prefix] {
+			continue // named twice, as in "pods po" and "events events.events.k8s.io"
+		}
+		seen[prefix] = true
 		if err := c.selected(ctx, sel); err != nil {
 			return err
 		}

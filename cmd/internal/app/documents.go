@@ -20,30 +20,33 @@ func (d *documentSink) print(o filter.Object) error {
 	if !ok {
 		return nil
 	}
+	b, err := d.marshal(m)
+	if err != nil {
+		d.p.miss(o, err)
+		return nil
+	}
 	switch d.p.inv.format() {
 	case formatJSONL:
-		return d.line(m)
+		_, err = d.p.out.Write(b)
 	case formatYAML:
-		return d.yaml(m)
+		err = d.yaml(b)
+	default:
+		err = d.json(bytes.TrimRight(b, "\n"))
 	}
-	return d.json(m)
-}
-
-func (d *documentSink) line(m map[string]any) error {
-	b, err := codec.MarshalJSON(m, "")
-	if err != nil {
-		return err
-	}
-	_, err = d.p.out.Write(b)
 	return err
 }
 
-func (d *documentSink) json(m map[string]any) error {
-	b, err := codec.MarshalJSON(m, "    ")
-	if err != nil {
-		return err
+func (d *documentSink) marshal(m map[string]any) ([]byte, error) {
+	switch d.p.inv.format() {
+	case formatJSONL:
+		return codec.MarshalJSON(m, "")
+	case formatYAML:
+		return codec.MarshalYAML(m)
 	}
-	b = bytes.TrimRight(b, "\n")
+	return codec.MarshalJSON(m, "    ")
+}
+
+func (d *documentSink) json(b []byte) (err error) {
 	if d.p.single {
 		_, err = fmt.Fprintf(d.p.out, "%s\n", b)
 		return err
@@ -57,11 +60,7 @@ func (d *documentSink) json(m map[string]any) error {
 	return err
 }
 
-func (d *documentSink) yaml(m map[string]any) error {
-	b, err := codec.MarshalYAML(m)
-	if err != nil {
-		return err
-	}
+func (d *documentSink) yaml(b []byte) (err error) {
 	if d.p.single {
 		_, err = d.p.out.Write(b)
 		return err

@@ -140,7 +140,7 @@ func report(err error, s term.Streams, asJSON bool) int {
 		reportJSON(s.Err, code, text, hint)
 		return code
 	}
-	fmt.Fprintf(s.Err, "etcd-rescue: %s\n", text)
+	fmt.Fprintf(s.Err, "etcd-rescue: %s\n", cleanLines(text))
 	if hint != "" {
 		fmt.Fprintln(s.Err, term.Wrap("hint: "+hint, width(s.ErrWidth)))
 	}

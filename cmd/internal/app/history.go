@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"reflect"
 	"slices"
@@ -41,13 +42,15 @@ func historyCommand() *command {
 type pastVersion struct {
 	keyspace.Version
 	object  filter.Object
-	what    string         // created, changed, deleted, or why there is nothing to say
-	written time.Time      // zero if nothing tells
-	by      []string       // the field managers that wrote, as far as they tell
-	changes []diff.Change  // to the version before
-	full    map[string]any // until it has been compared
-	safe    map[string]any // the same without what a Secret holds
-	err     error          // why the value cannot be read
+	what    string            // created, changed, deleted, or written
+	written time.Time         // zero if nothing tells
+	by      []string          // the field managers that wrote, as far as they tell
+	changes []shownChange     // to the version before
+	more    int               // changes that are not kept
+	whole   map[string]any    // until it has been compared
+	sum     [sha256.Size]byte // of the plain value
+	same    bool              // the value before has the same bytes
+	err     error             // why the value cannot be read
 }
 
 // What a revision did to a key.
@@ -71,7 +74,7 @@ func runHistory(ctx context.Context, inv *invocation) error {
 	}
 	defer s.close()
 	src, _, _ := s.sourceFor(key.Resource)
-	h := &history{s: s, key: key}
+	h := &history{s: s, key: key, room: maxChangeBytes}
 	// One more than is shown, to compare the last one with.
 	limit := inv.Int(flagLimit)
 	extent, err := src.History(ctx, key.Path(s.reader.Prefix), limit+1, func(v keyspace.Version) error {
@@ -92,12 +95,15 @@ func runHistory(ctx context.Context, inv *invocation) error {
 }
 
 // history collects the versions of one key, newest first. Each is compared
-// when the one before it arrives; only two objects are held whole.
+// when the one before it arrives; only two objects are held whole, and of the
+// changes what fits into room.
 type history struct {
 	s          *session
 	key        codec.Key
 	versions   []*pastVersion
+	room       int // bytes of changes that may still be kept
 	unreadable listed
+	omitted    listed
 }
 
 func (h *history) add(ctx context.Context, v keyspace.Version) error {
@@ -105,9 +111,10 @@ func (h *history) add(ctx context.Context, v keyspace.Version) error {
 	if !v.Deleted {
 		p.what = didWrite
 		p.object = filter.NewObject(ctx, h.s.reader, v.KV)
+		p.sum = sha256.Sum256(p.object.Plain)
 		p.err = h.decode(p)
 		// Only the size is shown of it.
-		p.object.Plain, p.object.KV.Value, p.KV = nil, nil, p.object.KV
+		p.object.Plain, p.object.KV.Value = nil, nil
 	}
 	if len(h.versions) > 0 {
 		h.compare(p, h.versions[len(h.versions)-1])
@@ -124,10 +131,10 @@ func (h *history) decode(p *pastVersion) error {
 	if err != nil {
 		return err
 	}
-	if p.full, err = codec.Render(shown.Object, codec.RenderOptions{ManagedFields: true, ShowSecrets: true}); err != nil {
-		return err
+	if len(shown.Omitted) > 0 {
+		h.omitted.add(fmt.Sprintf("revision %d (%s)", p.ModRevision, joinWords(shown.Omitted)))
 	}
-	p.safe, err = codec.Render(shown.Object, codec.RenderOptions{ManagedFields: true, ShowSecrets: h.s.inv.Bool(flagShowSecrets)})
+	p.whole, err = h.comparable(shown)
 	return err
 }
 
@@ -140,15 +147,15 @@ func (h *history) compare(older, newer *pastVersion) {
 	case newer.KV.Version == 1:
 		newer.create()
 		return
-	case older.Deleted || older.KV.CreateRevision != newer.KV.CreateRevision || older.full == nil || newer.full == nil:
+	case older.Deleted || older.KV.CreateRevision != newer.KV.CreateRevision || older.whole == nil || newer.whole == nil:
 		newer.writers(nil)
 		return
 	}
-	newer.what = didChange
-	for _, c := range diff.Objects(older.full, newer.full, diff.Bookkeeping) {
-		newer.changes = append(newer.changes, redacted(c, older.safe, newer.safe))
+	newer.what, newer.same = didChange, older.sum == newer.sum
+	for _, c := range diff.Objects(older.whole, newer.whole, diff.Bookkeeping) {
+		h.keep(newer, c)
 	}
-	newer.writers(older.full)
+	newer.writers(older.whole)
 }
 
 // settle finishes the oldest version, which nothing is compared with.
@@ -175,46 +182,7 @@ func (p *pastVersion) create() {
 	p.writers(nil)
 }
 
-func (p *pastVersion) forget() { p.full, p.safe = nil, nil }
-
-// redacted replaces the values of a change by those that may be shown. What a
-// Secret hides is in members of members, never in lists.
-func redacted(c diff.Change, older, newer map[string]any) diff.Change {
-	path, ok := members(c.Path)
-	if !ok {
-		return c
-	}
-	if c.Op != diff.Added {
-		c.Old = member(older, path)
-	}
-	if c.Op != diff.Removed {
-		c.New = member(newer, path)
-	}
-	return c
-}
-
-// members returns the names on a path that leads through no list.
-func members(p diff.Path) (names []string, ok bool) {
-	for _, step := range p {
-		if step.Kind != diff.Field {
-			return nil, false
-		}
-		names = append(names, step.Name)
-	}
-	return names, true
-}
-
-func member(m map[string]any, path []string) any {
-	var value any = m
-	for _, name := range path {
-		inner, ok := value.(map[string]any)
-		if !ok {
-			return value // a marker stands in place of the whole
-		}
-		value = inner[name]
-	}
-	return value
-}
+func (p *pastVersion) forget() { p.whole = nil }
 
 // writers tells who wrote the version: the field managers whose entry is not
 // in the version before, or without that the ones that wrote last.
@@ -226,7 +194,7 @@ func (p *pastVersion) writers(before map[string]any) {
 		at   time.Time
 	}
 	var found []writer
-	for _, entry := range managers(p.full) {
+	for _, entry := range managers(p.whole) {
 		if slices.ContainsFunc(old, func(o map[string]any) bool { return reflect.DeepEqual(o, entry) }) {
 			continue
 		}
@@ -279,5 +247,6 @@ func (h *history) sayExtent(e keyspace.Extent) {
 	if e.Cut {
 		inv.say("note: these are the newest %d revisions; --%s shows more", len(h.versions), flagLimit)
 	}
+	inv.sayList(h.omitted, "revision holds fields that this build does not know and does not compare", "revisions hold fields that this build does not know and does not compare")
 	inv.sayList(h.unreadable, "revision cannot be decoded", "revisions cannot be decoded")
 }

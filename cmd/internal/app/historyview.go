@@ -3,14 +3,11 @@ package app
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
-	"github.com/etcd-rescue/etcd-rescue/codec"
-	"github.com/etcd-rescue/etcd-rescue/recover/diff"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 )
 
@@ -58,8 +55,14 @@ func (h *history) row(v *pastVersion, now time.Time) []string {
 		written = v.written.UTC().Format(time.RFC3339)
 	}
 	did := v.what
-	if v.what == didChange {
-		did = term.Plural(int64(len(v.changes)), "field") + " changed"
+	switch n := len(v.changes) + v.more; {
+	case v.what != didChange:
+	case v.same:
+		did = "written again, unchanged"
+	case n == 0:
+		did = "changed, in no field that is shown"
+	default:
+		did = term.Plural(int64(n), "field") + " changed"
 	}
 	return []string{fmt.Sprint(v.ModRevision), fmt.Sprint(v.KV.Version), written, inv.size(v.object.Size),
 		string(v.object.Head.Status), did, joinWords(v.by)}
@@ -67,25 +70,17 @@ func (h *history) row(v *pastVersion, now time.Time) []string {
 
 // details lists the changes of one version below the table.
 func (h *history) details(v *pastVersion) {
-	if len(v.changes) == 0 {
+	if len(v.changes)+v.more == 0 {
 		return
 	}
 	out := h.s.inv.Streams.Out
 	fmt.Fprintf(out, "\nrevision %d:\n", v.ModRevision)
 	for _, c := range v.changes {
-		if repeats(c) {
-			fmt.Fprintf(out, "  %s: %s\n", c.Path, c.Op)
-			continue
-		}
-		fmt.Fprintf(out, "  %s\n", strings.TrimRight(c.String(), " "))
+		fmt.Fprintf(out, "  %s\n", c.text)
 	}
-}
-
-// repeats tells an annotation that holds the whole object once more. Its
-// change says nothing that the others do not; JSON has it.
-func repeats(c diff.Change) bool {
-	path, ok := members(c.Path)
-	return ok && len(path) > 0 && path[0] == "metadata" && codec.SecretPath(path)
+	if v.more > 0 {
+		fmt.Fprintf(out, "  and %s more\n", term.Plural(int64(v.more), "change"))
+	}
 }
 
 func (h *history) verdict() error {
@@ -119,20 +114,9 @@ func (v *pastVersion) document() map[string]any {
 	if v.what == didChange {
 		changes := []any{}
 		for _, c := range v.changes {
-			changes = append(changes, changeDocument(c))
+			changes = append(changes, c.document())
 		}
-		doc["changes"] = changes
-	}
-	return doc
-}
-
-func changeDocument(c diff.Change) map[string]any {
-	doc := map[string]any{"path": c.Path.String(), "op": string(c.Op)}
-	if c.Op != diff.Added {
-		doc["old"] = c.Old
-	}
-	if c.Op != diff.Removed {
-		doc["new"] = c.New
+		doc["changes"], doc["moreChanges"] = changes, v.more
 	}
 	return doc
 }

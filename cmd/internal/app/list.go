@@ -32,7 +32,7 @@ func listCommand() *command {
 	return &command{
 		name: "list", args: "RESOURCE [NAME…]", minArgs: 0, maxArgs: -1,
 		summary: "list objects as kubectl would",
-		about: "Lists all namespaces unless -n is given, at one revision. Pods, Jobs and Namespaces have kubectl's columns. Away from a " +
+		about: "Lists all namespaces unless -n is given, at one revision. Built-in kinds have kubectl's columns, custom ones those of their definitions. Away from a " +
 			"terminal a table is tab-separated and has times instead of ages. Objects that cannot be decoded are listed by their key; the exit code is then 3. Nothing is changed.",
 		examples: []string{
 			"etcd-rescue list pods -n ops-tools",
@@ -99,9 +99,14 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 		return err
 	}
 	var undecided int64
+	missing := slices.Concat(sel.Names, sel.Keys)
 	for _, r := range f.Ranges() {
 		err := src.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
-			o := f.Inspect(ctx, kv)
+			o, err := s.inspect(ctx, f, kv)
+			if err != nil {
+				return err
+			}
+			missing = slices.DeleteFunc(missing, func(name string) bool { return name == o.Key.Name || name == string(kv.Key) })
 			d, err := f.Judge(ctx, o)
 			switch {
 			case err != nil:
@@ -120,7 +125,10 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 	if err := p.finish(); err != nil {
 		return err
 	}
-	return s.listVerdict(p, f, undecided)
+	if err := s.listVerdict(p, f, undecided); err != nil || len(missing) == 0 {
+		return err
+	}
+	return partial("", "%s not found in %s: %s", objects(int64(len(missing))), s.describe(), term.Clean(joinWords(missing)))
 }
 
 // listVerdict says what the list lacks, or that it is empty.
@@ -138,6 +146,9 @@ func (s *session) listVerdict(p *printer, f *filter.Filter, undecided int64) err
 func runGet(ctx context.Context, inv *invocation) error {
 	if err := inv.checkFormat(objectFormats()...); err != nil {
 		return err
+	}
+	if inv.IsSet(flagRev) && inv.Int64(flagRev) < 1 {
+		return usage("the history command lists the revisions of an object", "--%s %d: the first revision is 1", flagRev, inv.Int64(flagRev))
 	}
 	s, key, err := inv.openOne(ctx)
 	if err != nil {

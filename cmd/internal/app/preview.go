@@ -91,7 +91,9 @@ type writer struct {
 	columns int
 }
 
-func (w writer) line(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
+func (w writer) line(format string, args ...any) {
+	fmt.Fprintln(w, cleanLines(fmt.Sprintf(format, args...)))
+}
 
 // field prints a label and its text, wrapped under itself.
 func (w writer) field(label, text string) {

@@ -114,12 +114,14 @@ func (p *printer) finish() error {
 type nameSink printer
 
 func (p *nameSink) print(o filter.Object) error {
-	var err error
-	if p.inv.format() == formatKey || o.Key.Resource == nil {
-		_, err = fmt.Fprintln(p.out, string(o.KV.Key))
-	} else {
-		_, err = fmt.Fprintf(p.out, "%s/%s\n", p.shownAs(o).SingularName(), o.Key.Name)
+	text := string(o.KV.Key)
+	if p.inv.format() == formatName && o.Key.Resource != nil {
+		text = p.shownAs(o).SingularName() + "/" + o.Key.Name
 	}
+	if p.inv.Streams.OutTTY {
+		text = term.Clean(text)
+	}
+	_, err := fmt.Fprintln(p.out, text)
 	return err
 }
 
@@ -141,7 +143,12 @@ func (p *printer) resourceOf(o filter.Object) *codec.Resource {
 func (p *printer) whole(o filter.Object) (m map[string]any, ok bool) {
 	m, err := p.object(o)
 	if err == nil {
-		return m, true
+		err = disagrees(o)
+		if err == nil || p.single {
+			// One that was asked for by its key is shown as it is.
+			p.missIf(o, err)
+			return m, true
+		}
 	}
 	p.miss(o, err)
 	if !p.inv.Bool(flagIncludeBroken) {
@@ -150,8 +157,7 @@ func (p *printer) whole(o filter.Object) (m map[string]any, ok bool) {
 	return p.placeholder(o), true
 }
 
-// object decodes and renders what is stored, refusing what disagrees with its
-// key.
+// object decodes and renders what is stored.
 func (p *printer) object(o filter.Object) (map[string]any, error) {
 	if o.Head.Err != nil {
 		return nil, o.Head.Err
@@ -160,11 +166,10 @@ func (p *printer) object(o filter.Object) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := disagrees(o); err != nil {
-		return nil, err
-	}
 	p.note(o, shown)
-	return codec.Render(shown.Object, p.render)
+	opt := p.render
+	opt.Secret = isSecrets(o.Key.Resource)
+	return codec.Render(shown.Object, opt)
 }
 
 // disagrees reports metadata that names another object than the key.
@@ -182,6 +187,12 @@ func (p *printer) note(o filter.Object, shown codec.Shown) {
 		p.unknown.add(fmt.Sprintf("%s (%s %s)", o.KV.Key, o.Head.Meta.APIVersion, o.Head.Meta.Kind))
 	case len(shown.Omitted) > 0:
 		p.omitted.add(fmt.Sprintf("%s (%s)", o.KV.Key, joinWords(shown.Omitted)))
+	}
+}
+
+func (p *printer) missIf(o filter.Object, err error) {
+	if err != nil {
+		p.miss(o, err)
 	}
 }
 
@@ -236,5 +247,5 @@ func (p *printer) missingHint() string {
 	if p.encrypted.count > 0 && p.inv.String(flagEncryption) == "" {
 		return "--" + flagEncryption + " FILE decrypts them: the file that kube-apiserver is given as --encryption-provider-config"
 	}
-	return "what cannot be decoded can still be counted, and deleted with --" + flagExactKey
+	return "such an object can still be counted, and deleted by its key with --" + flagExactKey
 }

@@ -113,8 +113,11 @@ func (t *tableSink) cells(o filter.Object) []string {
 		t.p.miss(o, err)
 		values[t.name] = o.Key.Name
 	}
-	if t.p.resource == nil || o.Key.Resource == nil {
+	switch r := o.Key.Resource; {
+	case t.p.resource == nil || r == nil:
 		values[t.name] = string(o.KV.Key)
+	case r.Internal: // these carry no name
+		values[t.name] = o.Key.Name
 	}
 	t.age(o, values)
 	return values

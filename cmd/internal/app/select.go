@@ -64,7 +64,11 @@ func (s *session) checkKeys(keys, args []string) error {
 	if len(keys) > 0 && len(args) > 0 {
 		return usage("give one or the other", "--%s names keys, %q names a resource", flagExactKey, args[0])
 	}
+	events := s.reader.Prefix + "events/"
 	for _, key := range keys {
+		if s.eventsSource != nil && strings.HasPrefix(key, events) != strings.HasPrefix(keys[0], events) {
+			return usage("run the command once for the events and once for the others", "these keys lie in different etcds: events have their own")
+		}
 		if !strings.HasPrefix(key, s.reader.Prefix) || key == s.reader.Prefix {
 			return usage("only keys below "+s.reader.Prefix+" belong to Kubernetes; another prefix is named by --"+flagPrefix,
 				"key %q lies outside %s", key, s.reader.Prefix)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/connect"
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/encryption"
+	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
 	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
@@ -232,13 +233,21 @@ func (s *session) learn(ctx context.Context) error {
 		return nil
 	}
 	s.crds = true
+	var broken listed
 	r := keyspace.Prefix(s.reader.Prefix + crdPrefix)
-	return s.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
-		if _, err := s.reader.Catalog.AddCRD(s.reader.Read(ctx, string(kv.Key), kv.Value).Plain); err != nil {
-			s.inv.say("warning: %s cannot be read and its kind stays unknown: %v", kv.Key, err)
+	err := s.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
+		v := s.reader.Read(ctx, string(kv.Key), kv.Value)
+		err := v.Head.Err
+		if err == nil {
+			_, err = s.reader.Catalog.AddCRD(v.Plain)
+		}
+		if err != nil {
+			broken.add(fmt.Sprintf("%s (%v)", kv.Key, err))
 		}
 		return nil
 	})
+	s.inv.sayList(broken, "definition cannot be read, and its kind stays unknown", "definitions cannot be read, and their kinds stay unknown")
+	return err
 }
 
 // lookup finds a resource by any name that kubectl takes.
@@ -256,12 +265,15 @@ func (s *session) lookup(ctx context.Context, name string) (*codec.Resource, err
 		}
 		r, others, ok = s.reader.Catalog.Lookup(name)
 	}
+	if !ok && strings.Contains(name, ",") {
+		return nil, usage("name them one by one", "%q: one resource is taken here, not a list", name)
+	}
 	if !ok {
 		var names []string
 		for _, known := range s.reader.Catalog.Resources() {
 			names = append(names, known.Plural)
 		}
-		hint := "for a key that no resource name reaches there is --" + flagExactKey
+		hint := "resources lists what is stored; custom resources whose definition is gone are named PLURAL.GROUP, and for a key that no name reaches there is --" + flagExactKey
 		if near := nearest(strings.ToLower(name), names); near != "" {
 			hint = "did you mean " + near + "?"
 		}
@@ -281,9 +293,12 @@ func (s *session) discover(ctx context.Context, name string) error {
 	plural, group, dotted := strings.Cut(strings.ToLower(name), ".")
 	// The guess only says where to look; what is found there is proved.
 	guess, _ := meta.UnsafeGuessKindToResource(schema.GroupVersionKind{Kind: plural})
-	places := []string{plural + "/", guess.Resource + "/"}
-	if dotted {
-		places = append(places, group+"/"+plural+"/", group+"/"+guess.Resource+"/")
+	var places []string
+	for _, p := range []string{plural, guess.Resource, plural + "s"} {
+		places = append(places, p+"/")
+		if dotted {
+			places = append(places, group+"/"+p+"/")
+		}
 	}
 	for _, place := range places {
 		n := 0
@@ -291,7 +306,12 @@ func (s *session) discover(ctx context.Context, name string) error {
 			if n++; n > tries {
 				return errEnough
 			}
-			if _, err := s.reader.Catalog.AddStored(s.reader.Prefix, string(kv.Key), s.reader.Read(ctx, string(kv.Key), kv.Value).Head.Meta); err != nil {
+			head := s.reader.Read(ctx, string(kv.Key), kv.Value).Head
+			if n == 1 && head.Err != nil {
+				// Of a custom resource the key alone says enough to list it.
+				_, _ = s.reader.Catalog.AddOrphan(s.reader.Prefix, string(kv.Key))
+			}
+			if _, err := s.reader.Catalog.AddStored(s.reader.Prefix, string(kv.Key), head.Meta); err != nil {
 				return nil // this object proves nothing; another may
 			}
 			return errEnough
@@ -354,17 +374,25 @@ func (s *session) clock(ctx context.Context) (time.Time, error) {
 	if !s.newest.IsZero() {
 		return s.newest, nil
 	}
+	newest := ""
 	err := s.mainSource.Scan(ctx, keyspace.Prefix(s.reader.Prefix), false, func(kv *mvccpb.KeyValue) error {
-		m := codec.DecodeHead(kv.Value).Meta
+		m := s.reader.Read(ctx, string(kv.Key), kv.Value).Head.Meta
 		for _, t := range []time.Time{m.Created, m.Deleted} {
 			if t.After(s.newest) {
-				s.newest = t
+				s.newest, newest = t, string(kv.Key)
 			}
 		}
 		return nil
 	})
 	if err != nil {
 		return time.Time{}, err
+	}
+	if s.newest.IsZero() {
+		s.newest = s.inv.Now()
+		return s.newest, nil // nothing in it has an age
+	}
+	if s.newest.After(s.inv.Now()) {
+		s.inv.say("warning: the newest time in it, that of %s, is in the future; give --%s if ages matter", term.Clean(newest), flagNow)
 	}
 	s.inv.say("ages count from %s, the newest time in it (--now changes that)", s.newest.UTC().Format(time.RFC3339))
 	return s.newest, nil
@@ -373,8 +401,18 @@ func (s *session) clock(ctx context.Context) (time.Time, error) {
 // say writes a line to stderr unless --quiet.
 func (inv *invocation) say(format string, args ...any) {
 	if !inv.Bool(flagQuiet) {
-		fmt.Fprintf(inv.Streams.Err, format+"\n", args...)
+		fmt.Fprintln(inv.Streams.Err, cleanLines(fmt.Sprintf(format, args...)))
 	}
+}
+
+// cleanLines makes text fit for a terminal: keys, names and errors may hold
+// anything.
+func cleanLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = term.Clean(line)
+	}
+	return strings.Join(lines, "\n")
 }
 
 func (inv *invocation) checkLogLevel() error {

@@ -73,7 +73,7 @@ func (s *sorter) object(o filter.Object) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return codec.Render(shown.Object, codec.RenderOptions{ManagedFields: true, ShowSecrets: s.p.render.ShowSecrets})
+	return codec.Render(shown.Object, codec.RenderOptions{ManagedFields: true, ShowSecrets: s.p.render.ShowSecrets, Secret: isSecrets(o.Key.Resource)})
 }
 
 // sortKey compares numbers and quantities by value, anything else as text.

@@ -25,6 +25,7 @@ type survey struct {
 	undecodable listed           // with how the value is stored
 	mismatched  listed           // whose metadata names another object
 	encrypted   map[string]int64 // that could not be decrypted, by provider
+	locked      string           // why the first of them could not
 	outside     listed           // keys outside the prefix, which are not Kubernetes'
 }
 
@@ -38,7 +39,9 @@ func (v *survey) add(o filter.Object, keysOnly bool) {
 	switch {
 	case keysOnly:
 	case errors.Is(o.Head.Err, codec.ErrEncrypted):
-		v.encrypted[o.Provider]++
+		if v.encrypted[o.Provider]++; v.locked == "" {
+			v.locked = o.Head.Err.Error()
+		}
 	case o.Head.Err != nil:
 		v.undecodable.add(fmt.Sprintf("%s (%s)", o.KV.Key, o.Head.Status))
 	case disagrees(o) != nil:
@@ -98,7 +101,11 @@ func (v *survey) say(inv *invocation) {
 	inv.sayList(v.undecodable, "value that cannot be decoded", "values that cannot be decoded")
 	inv.sayList(v.mismatched, "object whose metadata disagrees with its key", "objects whose metadata disagrees with their key")
 	if n := v.encryptedCount(); n > 0 {
-		inv.say("note: %s encrypted (%s); --%s FILE decrypts them", encryptedText(n), joinWords(slices.Sorted(maps.Keys(v.encrypted))), flagEncryption)
+		help := "--" + flagEncryption + " FILE decrypts them"
+		if inv.String(flagEncryption) != "" {
+			help = v.locked
+		}
+		inv.say("note: %s encrypted (%s); %s", encryptedText(n), joinWords(slices.Sorted(maps.Keys(v.encrypted))), help)
 	}
 	if v.outside.count > 0 {
 		const few = 5

@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -25,13 +26,13 @@ const maxTemplated = 32 << 20
 // object, or over a List of all of them. A template that only goes through the
 // items is applied to one after the other; another needs the whole list.
 type templateSink struct {
-	p         *printer
-	execute   func(w io.Writer, data any) error
-	each      bool // execute takes one object, not a List
-	separator string
-	printed   bool
-	items     []any
-	bytes     int64
+	p       *printer
+	execute func(w io.Writer, data any) error
+	each    bool               // execute takes one object, not a List
+	values  *jsonpath.JSONPath // of {.items[*]PATH}: what it finds is joined by spaces
+	printed bool
+	items   []any
+	bytes   int64
 }
 
 func newTemplateSink(p *printer) (sink, error) {
@@ -41,10 +42,17 @@ func newTemplateSink(p *printer) (sink, error) {
 	}
 	t := &templateSink{p: p, each: p.single}
 	if p.inv.format() == formatJSONPath {
+		joined := false
 		if !p.single {
-			text, t.separator, t.each = perItem(text)
+			text, joined, t.each = perItem(text)
 		}
-		t.execute, err = jsonPath(text)
+		var path *jsonpath.JSONPath
+		if path, err = jsonPath(text); err == nil {
+			t.execute = path.Execute
+		}
+		if joined {
+			t.values = path
+		}
 	} else {
 		t.execute, err = goTemplate(text)
 	}
@@ -71,11 +79,23 @@ func (t *templateSink) print(o filter.Object) error {
 }
 
 func (t *templateSink) one(m map[string]any) error {
-	if t.printed {
-		t.p.out.WriteString(t.separator)
+	if t.values == nil {
+		return t.failure(t.execute(t.p.out, m))
 	}
-	t.printed = true
-	return t.failure(t.execute(t.p.out, m))
+	results, err := t.values.FindResults(m)
+	if err != nil {
+		return t.failure(err)
+	}
+	for _, found := range slices.Concat(results...) {
+		if t.printed {
+			t.p.out.WriteString(" ")
+		}
+		t.printed = true
+		if err := t.values.PrintResults(t.p.out, []reflect.Value{found}); err != nil {
+			return t.failure(err)
+		}
+	}
+	return nil
 }
 
 func (t *templateSink) finish() error {
@@ -98,24 +118,21 @@ func (t *templateSink) failure(err error) error {
 
 // perItem takes a jsonpath over a list apart if it does nothing but go through
 // the items: {range .items[*]}…{end} and {.items[*].path}.
-func perItem(text string) (item, separator string, ok bool) {
+func perItem(text string) (item string, joined, ok bool) {
 	if m := regexp.MustCompile(`^\{\s*range\s+\.items\[\*\]\s*\}(.*)\{\s*end\s*\}$`).FindStringSubmatch(text); m != nil {
 		if !regexp.MustCompile(`\{\s*(range|end)\b|\$`).MatchString(m[1]) {
-			return m[1], "", true
+			return m[1], false, true
 		}
 	}
 	if m := regexp.MustCompile(`^\{\s*\.items\[\*\](\.[\w.\-\\]+)\s*\}$`).FindStringSubmatch(text); m != nil {
-		return "{" + m[1] + "}", " ", true
+		return "{" + m[1] + "}", true, true
 	}
-	return text, "", false
+	return text, false, false
 }
 
-func jsonPath(text string) (func(io.Writer, any) error, error) {
+func jsonPath(text string) (*jsonpath.JSONPath, error) {
 	path := jsonpath.New("output").AllowMissingKeys(true)
-	if err := path.Parse(text); err != nil {
-		return nil, err
-	}
-	return path.Execute, nil
+	return path, path.Parse(text)
 }
 
 // goTemplate knows the functions of kubectl's templates.

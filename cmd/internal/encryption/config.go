@@ -235,10 +235,4 @@ func some(list []string, separator string) string {
 }
 
 // writtenWith says what wrote "k8s:enc:aescbc:v1:key1:…", as codec does.
-func writtenWith(stored []byte) string {
-	parts := bytes.SplitN(stored[len(prefixEncrypted):min(len(stored), 512)], []byte(":"), 4)
-	if len(parts) < 4 {
-		return ""
-	}
-	return fmt.Sprintf(" by %q %q under %q", parts[0], parts[1], parts[2])
-}
+func writtenWith(stored []byte) string { return " by provider " + codec.ProviderOf(stored) }
