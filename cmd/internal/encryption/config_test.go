@@ -158,30 +158,27 @@ func TestDecryptErrors(t *testing.T) {
 	const cannot = "its key is not the one that the value was written with, or the value is damaged"
 	gcm := sealed(t, keys("aesgcm", "k", key32), key, "plain")
 	for _, tc := range []struct{ name, resource, key, stored, want string }{
-		{"no entry", "jobs.batch", key, "k8s:enc:aesgcm:v1:z:data", `by "aesgcm" "v1" under "z": FILE has no entry for jobs.batch`},
-		{"no entry, but another", "jobs.batch", key, "k8s:enc:aesgcm:v1:k:data", `by "aesgcm" "v1" under "k": FILE has no entry for jobs.batch; only others have it: resources[0], for secrets`},
-		{"no such key", "secrets", key, "k8s:enc:aescbc:v1:z:data", `by "aescbc" "v1" under "z": the entry of FILE for secrets lacks that key`},
-		{"no such provider", "secrets", key, "k8s:enc:kms:v2:z:data", `by "kms" "v2" under "z": the entry of FILE for secrets lacks that key`},
-		{"another entry has it", "secrets", key, "k8s:enc:aesgcm:v1:m:data", `by "aesgcm" "v1" under "m": the entry of FILE for secrets lacks that key; only others have it: resources[1], for configmaps, pods, nodes, and 1 more`},
-		{"identity alone", "deployments.apps", key, "k8s:enc:aesgcm:v1:k:data", `by "aesgcm" "v1" under "k": the entry of FILE for deployments.apps lacks that key; only others have it: resources[0], for secrets`},
-		{"internal", "masterleases", key, "k8s:enc:aesgcm:v1:z:data", `by "aesgcm" "v1" under "z": FILE has no entry for masterleases`},
-		{"no name", "secrets", key, "k8s:enc:aesgcm", `: the entry of FILE for secrets lacks that key`},
-		{"long name", "secrets", key, "k8s:enc:aesgcm:v1:" + strings.Repeat("x", 9999) + ":", `: the entry of FILE for secrets lacks that key`},
-		{"GCM, cut off", "secrets", key, "k8s:enc:aesgcm:v1:k:" + strings.Repeat("x", 27), `by "aesgcm" "v1" under "k": resources[0].providers[1] of FILE: the value is cut off`},
-		{"GCM, damaged", "secrets", key, "k8s:enc:aesgcm:v1:k:" + strings.Repeat("x", 28), `by "aesgcm" "v1" under "k": resources[0].providers[1] of FILE: ` + cannot + ` or comes from another etcd key`},
-		{"GCM, moved", "secrets", key + "x", string(gcm), `by "aesgcm" "v1" under "k": resources[0].providers[1] of FILE: ` + cannot + ` or comes from another etcd key`},
-		{"CBC, nothing behind its vector", "secrets", key, "k8s:enc:aescbc:v1:k:" + strings.Repeat("x", 16), `by "aescbc" "v1" under "k": resources[0].providers[0] of FILE: the value is cut off`},
-		{"CBC, not a block", "secrets", key, "k8s:enc:aescbc:v1:k:" + strings.Repeat("x", 33), `by "aescbc" "v1" under "k": resources[0].providers[0] of FILE: ` + cannot},
-		{"secretbox, cut off", "secrets", key, "k8s:enc:secretbox:v1:k:", `by "secretbox" "v1" under "k": resources[0].providers[2] of FILE: the value is cut off`},
-		{"secretbox, damaged", "secrets", key, "k8s:enc:secretbox:v1:k:" + strings.Repeat("x", 50), `by "secretbox" "v1" under "k": resources[0].providers[2] of FILE: ` + cannot},
+		{"no entry", "jobs.batch", key, "k8s:enc:aesgcm:v1:z:data", `by provider aesgcm:v1:z: FILE has no entry for jobs.batch`},
+		{"no entry, but another", "jobs.batch", key, "k8s:enc:aesgcm:v1:k:data", `by provider aesgcm:v1:k: FILE has no entry for jobs.batch; only others have it: resources[0], for secrets`},
+		{"no such key", "secrets", key, "k8s:enc:aescbc:v1:z:data", `by provider aescbc:v1:z: the entry of FILE for secrets lacks that key`},
+		{"no such provider", "secrets", key, "k8s:enc:kms:v2:z:data", `by provider kms:v2:z: the entry of FILE for secrets lacks that key`},
+		{"another entry has it", "secrets", key, "k8s:enc:aesgcm:v1:m:data", `by provider aesgcm:v1:m: the entry of FILE for secrets lacks that key; only others have it: resources[1], for configmaps, pods, nodes, and 1 more`},
+		{"identity alone", "deployments.apps", key, "k8s:enc:aesgcm:v1:k:data", `by provider aesgcm:v1:k: the entry of FILE for deployments.apps lacks that key; only others have it: resources[0], for secrets`},
+		{"internal", "masterleases", key, "k8s:enc:aesgcm:v1:z:data", `by provider aesgcm:v1:z: FILE has no entry for masterleases`},
+		{"no name", "secrets", key, "k8s:enc:aesgcm", `by provider unknown: the entry of FILE for secrets lacks that key`},
+		{"long name", "secrets", key, "k8s:enc:aesgcm:v1:" + strings.Repeat("x", 9999) + ":", `by provider unknown: the entry of FILE for secrets lacks that key`},
+		{"GCM, cut off", "secrets", key, "k8s:enc:aesgcm:v1:k:" + strings.Repeat("x", 27), `by provider aesgcm:v1:k: resources[0].providers[1] of FILE: the value is cut off`},
+		{"GCM, damaged", "secrets", key, "k8s:enc:aesgcm:v1:k:" + strings.Repeat("x", 28), `by provider aesgcm:v1:k: resources[0].providers[1] of FILE: ` + cannot + ` or comes from another etcd key`},
+		{"GCM, moved", "secrets", key + "x", string(gcm), `by provider aesgcm:v1:k: resources[0].providers[1] of FILE: ` + cannot + ` or comes from another etcd key`},
+		{"CBC, nothing behind its vector", "secrets", key, "k8s:enc:aescbc:v1:k:" + strings.Repeat("x", 16), `by provider aescbc:v1:k: resources[0].providers[0] of FILE: the value is cut off`},
+		{"CBC, not a block", "secrets", key, "k8s:enc:aescbc:v1:k:" + strings.Repeat("x", 33), `by provider aescbc:v1:k: resources[0].providers[0] of FILE: ` + cannot},
+		{"secretbox, cut off", "secrets", key, "k8s:enc:secretbox:v1:k:", `by provider secretbox:v1:k: resources[0].providers[2] of FILE: the value is cut off`},
+		{"secretbox, damaged", "secrets", key, "k8s:enc:secretbox:v1:k:" + strings.Repeat("x", 50), `by provider secretbox:v1:k: resources[0].providers[2] of FILE: ` + cannot},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			plain, err := c.Decrypt(t.Context(), resource(t, tc.resource), tc.key, []byte(tc.stored))
-			want := codec.ErrEncrypted.Error() + strings.ReplaceAll(tc.want, "FILE", c.Path())
-			if tc.want[0] != ':' {
-				want = codec.ErrEncrypted.Error() + " " + strings.ReplaceAll(tc.want, "FILE", c.Path())
-			}
+			want := codec.ErrEncrypted.Error() + " " + strings.ReplaceAll(tc.want, "FILE", c.Path())
 			if plain != nil || !errors.Is(err, codec.ErrEncrypted) || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
@@ -231,7 +228,7 @@ func TestReaderSaysItOnce(t *testing.T) {
 	t.Parallel()
 	r := &codec.Reader{Catalog: codec.NewCatalog(), Prefix: "/registry/", Decrypter: load(t, header+entry("pods", identity))}
 	err := r.Read(context.Background(), "/registry/secrets/a/b", []byte("k8s:enc:aescbc:v1:k:x")).Head.Err
-	want := fmt.Sprintf(`%s by "aescbc" "v1" under "k": %s has no entry for secrets`, codec.ErrEncrypted, r.Decrypter.(*Config).Path())
+	want := fmt.Sprintf(`%s by provider aescbc:v1:k: %s has no entry for secrets`, codec.ErrEncrypted, r.Decrypter.(*Config).Path())
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}

@@ -242,7 +242,7 @@ func TestKMSDown(t *testing.T) {
 			server := map[string]value.Transformer{"v1": serverV1(v, false), "v2": serverV2(t, v, true)}[version]
 			data := stored(t, server, version, kmsKey, "plain")
 			why := fmt.Sprintf("resources[0].providers[0] of %s: KMS plugin \"p\" at unix://%s does not answer: dial unix %s: connect: no such file or directory", c.Path(), socket, socket)
-			wantDecrypt := fmt.Sprintf("%s by \"kms\" %q under \"p\": %s", codec.ErrEncrypted, version, why)
+			wantDecrypt := fmt.Sprintf("%s by provider kms:%s:p: %s", codec.ErrEncrypted, version, why)
 			for range 1000 {
 				_, err := c.Decrypt(t.Context(), resource(t, "secrets"), kmsKey, data)
 				if err == nil || err.Error() != wantDecrypt || !errors.Is(err, fs.ErrNotExist) {
