@@ -91,7 +91,7 @@ func (s *session) ownerRef(ctx context.Context, text string) (filter.OwnerRef, e
 
 // filter prepares the selection for judging against a store.
 func (s *session) filter(sel filter.Selection, src filter.Getter) (*filter.Filter, *filter.Owners, error) {
-	owners := s.owners(src)
+	owners := s.owners(src, sel)
 	f, err := filter.New(sel, s.reader, owners)
 	return f, owners, err
 }

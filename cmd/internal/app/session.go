@@ -349,10 +349,17 @@ func (s *session) sayOthers(ctx context.Context, name string, r *codec.Resource,
 }
 
 // owners follows owner references in a store.
-func (s *session) owners(src filter.Getter) *filter.Owners {
+func (s *session) owners(src filter.Getter, sel filter.Selection) *filter.Owners {
 	owners := filter.NewOwners(src, s.reader, s.learn)
-	if src != s.mainSource {
+	_, _, etcd := s.sourceOf(sel)
+	switch {
+	case s.eventsSource == nil || src == s.mainSource:
+	case src == s.eventsSource:
 		owners.Main = s.mainSource
+	case etcd == etcdEvents:
+		// Events read anew are judged by what is there now: the revision that
+		// the session began with is old by then, and may be compacted.
+		owners.Main = keyspace.Current(s.main.Client, s.timeout)
 	}
 	return owners
 }
