@@ -125,10 +125,16 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 	if err := p.finish(); err != nil {
 		return err
 	}
-	if err := s.listVerdict(p, f, undecided); err != nil || len(missing) == 0 {
+	err = s.listVerdict(p, f, undecided)
+	if len(missing) == 0 {
 		return err
 	}
-	return partial("", "%s not found in %s: %s", objects(int64(len(missing))), s.describe(), term.Clean(joinWords(missing)))
+	absent := fmt.Sprintf("%s not found in %s: %s", objects(int64(len(missing))), s.describe(), term.Clean(joinWords(missing)))
+	if err != nil {
+		s.inv.say("warning: %s", absent)
+		return err
+	}
+	return partial("", "%s", absent)
 }
 
 // listVerdict says what the list lacks, or that it is empty.

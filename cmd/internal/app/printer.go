@@ -89,7 +89,7 @@ func (p *printer) newSink() (sink, error) {
 	case formatTable, formatWide:
 		return newTableSink(p), nil
 	case formatName, formatKey:
-		return (*nameSink)(p), nil
+		return nameSink{p}, nil
 	case formatColumns:
 		return newColumnsSink(p)
 	case formatJSONPath, formatGoTemplate:
@@ -111,26 +111,24 @@ func (p *printer) finish() error {
 }
 
 // nameSink prints resource/name, or the key.
-type nameSink printer
+type nameSink struct{ p *printer }
 
-func (p *nameSink) print(o filter.Object) error {
+func (n nameSink) print(o filter.Object) error {
 	text := string(o.KV.Key)
-	if p.inv.format() == formatName && o.Key.Resource != nil {
-		text = p.shownAs(o).SingularName() + "/" + o.Key.Name
+	if n.p.inv.format() == formatName && o.Key.Resource != nil {
+		text = n.p.resourceOf(o).SingularName() + "/" + o.Key.Name
 	}
-	if p.inv.Streams.OutTTY {
+	if n.p.inv.Streams.OutTTY {
 		text = term.Clean(text)
 	}
-	_, err := fmt.Fprintln(p.out, text)
+	_, err := fmt.Fprintln(n.p.out, text)
 	return err
 }
 
-func (p *nameSink) finish() error { return nil }
+func (n nameSink) finish() error { return nil }
 
-// shownAs is the resource that was asked for, where one key is served as
+// resourceOf is the resource that was asked for, where one key is served as
 // several, as events are.
-func (p *nameSink) shownAs(o filter.Object) *codec.Resource { return (*printer)(p).resourceOf(o) }
-
 func (p *printer) resourceOf(o filter.Object) *codec.Resource {
 	if p.resource != nil && o.Key.Resource != nil && p.resource.Prefix == o.Key.Resource.Prefix {
 		return p.resource
@@ -143,14 +141,14 @@ func (p *printer) resourceOf(o filter.Object) *codec.Resource {
 func (p *printer) whole(o filter.Object) (m map[string]any, ok bool) {
 	m, err := p.object(o)
 	if err == nil {
-		err = disagrees(o)
-		if err == nil || p.single {
-			// One that was asked for by its key is shown as it is.
-			p.missIf(o, err)
+		if err = disagrees(o); err == nil {
 			return m, true
 		}
 	}
 	p.miss(o, err)
+	if m != nil && p.single {
+		return m, true // what was asked for by its key is shown as it is
+	}
 	if !p.inv.Bool(flagIncludeBroken) {
 		return nil, false
 	}
@@ -187,12 +185,6 @@ func (p *printer) note(o filter.Object, shown codec.Shown) {
 		p.unknown.add(fmt.Sprintf("%s (%s %s)", o.KV.Key, o.Head.Meta.APIVersion, o.Head.Meta.Kind))
 	case len(shown.Omitted) > 0:
 		p.omitted.add(fmt.Sprintf("%s (%s)", o.KV.Key, joinWords(shown.Omitted)))
-	}
-}
-
-func (p *printer) missIf(o filter.Object, err error) {
-	if err != nil {
-		p.miss(o, err)
 	}
 }
 
