@@ -47,7 +47,7 @@ func (s *store) undoPlan(withLeased bool, files ...*snapshots.File) (*plan.Plan,
 		s.t.Fatal(err)
 	}
 	sum, err := plan.Undo(s.t.Context(), plan.UndoRequest{
-		Archives: files, Now: keyspace.Current(s.Client, time.Minute), Reader: &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}, WithLeased: withLeased,
+		Archives: files, Now: keyspace.Current(s.Client, keyspace.Options{Timeout: time.Minute}), Reader: &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}, WithLeased: withLeased,
 	}, w)
 	if err != nil {
 		s.t.Fatal(err)

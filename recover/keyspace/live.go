@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -16,33 +17,38 @@ type Getter interface {
 	Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error)
 }
 
-const (
-	firstPage = 100
-	minPage   = 16
-	maxPage   = 500
-	// maxKeysPage is for pages without values, which weigh next to nothing.
-	maxKeysPage = 5000
-	// pageBytes is what one answer should weigh: etcd builds it in memory
-	// as a whole, and so does the client. maxPage bounds what comes when
-	// large values follow small ones, which nothing announces.
-	pageBytes = 2 << 20
-	// slack is how many keys beyond the wanted ones GetAll reads over
-	// before it asks for the rest singly.
-	slack = 16
-)
+// slack is how many keys beyond the wanted ones GetAll reads over before it
+// asks for the rest singly.
+const slack = 16
+
+// Options are how a Live source reads.
+type Options struct {
+	// Timeout is for each request.
+	Timeout time.Duration
+	// Serializable takes the answers of one member without asking a leader.
+	// They may be stale.
+	Serializable bool
+	// Kine says that the server is kine, where only whole prefixes that end
+	// in "/" are right ranges.
+	Kine bool
+	// Log takes a line at level debug for each scan; nil: none.
+	Log *slog.Logger
+}
 
 // Live is a Source over a running etcd.
 type Live struct {
-	kv      Getter
-	rev     int64
-	timeout time.Duration
+	kv    Getter
+	rev   int64
+	opt   Options
+	now   func() time.Time
+	sleep func(context.Context, time.Duration) error
 }
 
-// Pin returns a Source fixed at the store's present revision, asked for with
-// a linearizable read below prefix, where a restricted user may read. Every
-// request gets the given timeout.
-func Pin(ctx context.Context, kv Getter, prefix string, timeout time.Duration) (*Live, error) {
-	s := &Live{kv: kv, timeout: timeout}
+// Pin returns a Source fixed at the store's present revision, asked for below
+// prefix, where a restricted user may read. It is a linearizable read unless
+// opt says otherwise.
+func Pin(ctx context.Context, kv Getter, prefix string, opt Options) (*Live, error) {
+	s := Current(kv, opt)
 	// The key does not exist: an object's key never ends in a slash.
 	resp, err := s.get(ctx, prefix, clientv3.WithKeysOnly())
 	if err != nil {
@@ -53,8 +59,10 @@ func Pin(ctx context.Context, kv Getter, prefix string, timeout time.Duration) (
 }
 
 // Current returns a Source that is not pinned: every single answer is the
-// newest there is. It is for judging keys again while they change.
-func Current(kv Getter, timeout time.Duration) *Live { return &Live{kv: kv, timeout: timeout} }
+// newest there is. It is for judging single keys again while they change.
+func Current(kv Getter, opt Options) *Live {
+	return &Live{kv: kv, opt: opt, now: time.Now, sleep: sleep}
+}
 
 // Revision is the pinned revision, 0 for Current.
 func (s *Live) Revision() int64 { return s.rev }
@@ -67,9 +75,13 @@ func (s *Live) get(ctx context.Context, key string, opts ...clientv3.OpOption) (
 // getAt is the only place where a request is made. Reads are repeated by
 // clientv3 itself while the connection is being made again.
 func (s *Live) getAt(ctx context.Context, rev int64, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.opt.Timeout)
 	defer cancel()
-	resp, err := s.kv.Get(ctx, key, append(opts, clientv3.WithRev(rev))...)
+	opts = append(opts, clientv3.WithRev(rev))
+	if s.opt.Serializable {
+		opts = append(opts, clientv3.WithSerializable())
+	}
+	resp, err := s.kv.Get(ctx, key, opts...)
 	if errors.Is(err, rpctypes.ErrCompacted) {
 		return nil, &CompactedError{Revision: rev}
 	}
@@ -81,9 +93,9 @@ type page struct {
 	err error
 }
 
-// Scan implements Source. It reads the next page while fn works on the last
-// one, so at most two pages are held. The page size follows the weight of the
-// values seen so far.
+// Scan implements Source. What it costs etcd is linear in the number of keys:
+// see bounds. It reads the next page while fn works on the last one. It slows
+// down when etcd answers slowly, and waits when etcd has too many requests.
 func (s *Live) Scan(ctx context.Context, r Range, keysOnly bool, fn func(*mvccpb.KeyValue) error) error {
 	if r.End == "" {
 		return s.scanOne(ctx, r.Start, keysOnly, fn)
@@ -93,7 +105,12 @@ func (s *Live) Scan(ctx context.Context, r Range, keysOnly bool, fn func(*mvccpb
 	pages := make(chan page)
 	go func() {
 		defer close(pages)
-		s.readPages(ctx, r, keysOnly, pages)
+		if err := s.readPages(ctx, r, keysOnly, pages); err != nil {
+			select {
+			case pages <- page{err: err}:
+			case <-ctx.Done():
+			}
+		}
 	}()
 	for p := range pages {
 		if p.err != nil {
@@ -117,45 +134,6 @@ func (s *Live) scanOne(ctx context.Context, key string, keysOnly bool, fn func(*
 		kv.Value = nil
 	}
 	return fn(kv)
-}
-
-func (s *Live) readPages(ctx context.Context, r Range, keysOnly bool, pages chan<- page) {
-	limit := firstPage
-	for start := r.Start; ; {
-		opts := []clientv3.OpOption{clientv3.WithRange(r.End), clientv3.WithLimit(int64(limit))}
-		if keysOnly {
-			opts = append(opts, clientv3.WithKeysOnly())
-		}
-		resp, err := s.get(ctx, start, opts...)
-		p := page{err: err}
-		if err == nil {
-			p.kvs = resp.Kvs
-		}
-		select {
-		case pages <- p:
-		case <-ctx.Done():
-			return
-		}
-		if err != nil || !resp.More || len(resp.Kvs) == 0 {
-			return
-		}
-		most := maxPage
-		if keysOnly {
-			most = maxKeysPage
-		}
-		limit = nextLimit(resp.Kvs, most)
-		start = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-	}
-}
-
-// nextLimit lets the next page weigh about pageBytes, judged by the last one,
-// and hold at most so many keys.
-func nextLimit(kvs []*mvccpb.KeyValue, most int) int {
-	weight := 0
-	for _, kv := range kvs {
-		weight += len(kv.Key) + len(kv.Value)
-	}
-	return min(max(pageBytes*len(kvs)/max(weight, 1), minPage), most)
 }
 
 // Count implements Source. etcd answers it from its index, without touching

@@ -130,7 +130,7 @@ func TestMostVersions(t *testing.T) {
 	s := start(t, sandbox.Options{})
 	s.makePast(20, -20, 10) // 31 versions
 	f := keyspace.FromFile(saved(t, s))
-	for name, src := range map[string]keyspace.Historian{"live": s.pin(s), "current": keyspace.Current(s, timeout), "file": f} {
+	for name, src := range map[string]keyspace.Historian{"live": s.pin(s), "current": keyspace.Current(s, keyspace.Options{Timeout: timeout}), "file": f} {
 		all, _ := history(t, src, pastKey, 0)
 		if len(all) != 31 {
 			t.Fatalf("%s: %d versions", name, len(all))
@@ -162,7 +162,7 @@ func TestMostVersions(t *testing.T) {
 func TestCurrentHistory(t *testing.T) {
 	t.Parallel()
 	s := start(t, sandbox.Options{})
-	src := keyspace.Current(s, timeout)
+	src := keyspace.Current(s, keyspace.Options{Timeout: timeout})
 	for n := range 3 {
 		s.put(pastKey, fmt.Sprint(n))
 		got, _ := history(t, src, pastKey, 0)
@@ -205,7 +205,7 @@ func TestFailureAtEveryRequest(t *testing.T) {
 	}
 	errBroken := errors.New("broken")
 	count := &meddler{Getter: s}
-	history(t, keyspace.Current(count, timeout), pastKey, 0)
+	history(t, keyspace.Current(count, keyspace.Options{Timeout: timeout}), pastKey, 0)
 	for at := 1; at <= count.calls; at++ {
 		for _, want := range []error{errBroken, context.Canceled} {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -214,7 +214,7 @@ func TestFailureAtEveryRequest(t *testing.T) {
 				m.do = func() error { cancel(); return nil }
 			}
 			var got []change
-			_, err := keyspace.Current(m, timeout).History(ctx, pastKey, 0, func(v keyspace.Version) error {
+			_, err := keyspace.Current(m, keyspace.Options{Timeout: timeout}).History(ctx, pastKey, 0, func(v keyspace.Version) error {
 				got = append(got, changeOf(v))
 				return nil
 			})
@@ -294,7 +294,7 @@ func TestEtcdEndsDuringAHistory(t *testing.T) {
 	defer client.Close()
 	s := &store{client, t}
 	s.makePast(6)
-	src, err := keyspace.Pin(t.Context(), client, prefix, time.Second)
+	src, err := keyspace.Pin(t.Context(), client, prefix, keyspace.Options{Timeout: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestEtcdEndsDuringAHistory(t *testing.T) {
 func TestSilentEtcd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		src, err := keyspace.Pin(t.Context(), &endless{silentAt: 2}, prefix, time.Minute)
+		src, err := keyspace.Pin(t.Context(), &endless{silentAt: 2}, prefix, keyspace.Options{Timeout: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -337,7 +337,7 @@ func (liar) Get(context.Context, string, ...clientv3.OpOption) (*clientv3.GetRes
 func TestImpossibleAnswer(t *testing.T) {
 	t.Parallel()
 	n := 0
-	_, err := keyspace.Current(liar{}, timeout).History(t.Context(), pastKey, 0, func(keyspace.Version) error { n++; return nil })
+	_, err := keyspace.Current(liar{}, keyspace.Options{Timeout: timeout}).History(t.Context(), pastKey, 0, func(keyspace.Version) error { n++; return nil })
 	if err == nil || n != 1 || !strings.Contains(err.Error(), "etcd answered with revision 7") {
 		t.Errorf("%v after %d versions", err, n)
 	}

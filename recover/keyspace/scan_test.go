@@ -230,7 +230,7 @@ func checkStillPinned(t *testing.T, src keyspace.Source, r keyspace.Range, all [
 func TestCurrentSeesEveryWrite(t *testing.T) {
 	t.Parallel()
 	s := start(t, sandbox.Options{})
-	src := keyspace.Current(s, timeout)
+	src := keyspace.Current(s, keyspace.Options{Timeout: timeout})
 	key := prefix + "pods/a/p"
 	for _, want := range []string{"one", "two"} {
 		s.put(key, want)

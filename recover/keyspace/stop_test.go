@@ -215,7 +215,7 @@ func TestNothingIsLeftRunning(t *testing.T) {
 func checkStops(t *testing.T, store *endless, fn func(int, func()) error, want error) {
 	// Nobody else ends this context: the scan has to end its reader itself.
 	ctx, cancel := context.WithCancel(context.Background())
-	src, err := keyspace.Pin(ctx, store, prefix, time.Minute)
+	src, err := keyspace.Pin(ctx, store, prefix, keyspace.Options{Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

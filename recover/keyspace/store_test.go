@@ -126,7 +126,7 @@ func (s *store) put(key, value string) {
 
 func (s *store) pin(kv keyspace.Getter) *keyspace.Live {
 	s.t.Helper()
-	src, err := keyspace.Pin(s.t.Context(), kv, prefix, timeout)
+	src, err := keyspace.Pin(s.t.Context(), kv, prefix, keyspace.Options{Timeout: timeout})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -379,7 +379,7 @@ func TestPlanningChangesNothing(t *testing.T) {
 	}
 	t.Cleanup(func() { client.Close() })
 	pin := func() (keyspace.Source, int64) {
-		src, err := keyspace.Pin(t.Context(), client, prefix, testTimeout)
+		src, err := keyspace.Pin(t.Context(), client, prefix, keyspace.Options{Timeout: testTimeout})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -77,7 +77,7 @@ func bareLoop(b *testing.B, binary string) time.Duration {
 		b.Fatal(err)
 	}
 	defer client.Close()
-	src, err := keyspace.Pin(ctx, client, drillPrefix, time.Minute)
+	src, err := keyspace.Pin(ctx, client, drillPrefix, keyspace.Options{Timeout: time.Minute})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -226,7 +226,7 @@ func (j *job) judgeFor(sel *filter.Selection, overrides filter.Overrides) (plan.
 	if sel == nil {
 		return plan.Judge{}, nil
 	}
-	f, _, err := j.s.filter(*sel, keyspace.Current(j.client, j.s.timeout))
+	f, _, err := j.s.filter(*sel, keyspace.Current(j.client, keyspace.Options{Timeout: j.s.timeout}))
 	return plan.Judge{Filter: f, Overrides: overrides}, err
 }
 

@@ -156,7 +156,7 @@ func (s *session) dial(ctx context.Context, settings connect.Settings, endpoints
 	for _, w := range conn.Warnings {
 		s.inv.say("warning: %s", w)
 	}
-	src, err := keyspace.Pin(ctx, conn.Client, s.reader.Prefix, s.timeout)
+	src, err := keyspace.Pin(ctx, conn.Client, s.reader.Prefix, keyspace.Options{Timeout: s.timeout})
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -359,7 +359,7 @@ func (s *session) owners(src filter.Getter, sel filter.Selection) *filter.Owners
 	case etcd == etcdEvents:
 		// Events read anew are judged by what is there now: the revision that
 		// the session began with is old by then, and may be compacted.
-		owners.Main = keyspace.Current(s.main.Client, s.timeout)
+		owners.Main = keyspace.Current(s.main.Client, keyspace.Options{Timeout: s.timeout})
 	}
 	return owners
 }

@@ -22,7 +22,7 @@ func TestOwnersAreReadAsFreshAsTheirObjects(t *testing.T) {
 	}
 	t.Cleanup(box.close)
 	pin := func() *keyspace.Live {
-		src, err := keyspace.Pin(t.Context(), box.client, "/registry/", time.Minute)
+		src, err := keyspace.Pin(t.Context(), box.client, "/registry/", keyspace.Options{Timeout: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}

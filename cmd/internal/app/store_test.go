@@ -123,7 +123,7 @@ type contents struct {
 }
 
 func (s *store) contents(ctx context.Context) (*contents, error) {
-	src, err := keyspace.Pin(ctx, s.client, "/registry/", time.Minute)
+	src, err := keyspace.Pin(ctx, s.client, "/registry/", keyspace.Options{Timeout: time.Minute})
 	if err != nil {
 		return nil, err
 	}
