@@ -75,7 +75,7 @@ func newStore(t *testing.T) *store {
 // all reads every key there is.
 func (s *store) all() map[string]*mvccpb.KeyValue {
 	s.t.Helper()
-	src, err := keyspace.Pin(s.t.Context(), s.Client, prefix, keyspace.Options{Timeout: 10*time.Second})
+	src, err := keyspace.Pin(s.t.Context(), s.Client, prefix, keyspace.Options{Timeout: 10 * time.Second})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func (s *store) revision() int64 {
 func (s *store) filter(sel filter.Selection) (*filter.Filter, *filter.Owners, keyspace.Source) {
 	s.t.Helper()
 	reader := &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}
-	src, err := keyspace.Pin(s.t.Context(), s.Client, prefix, keyspace.Options{Timeout: 10*time.Second})
+	src, err := keyspace.Pin(s.t.Context(), s.Client, prefix, keyspace.Options{Timeout: 10 * time.Second})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -39,7 +39,8 @@ type bounds struct {
 	climbing bool
 	level    int
 	width    int
-	guessed  bool
+	guessed  bool     // whether it looks like the one before has been tried
+	hopped   bool     // the last range was a hop over siblings
 	branches []branch // on the way to last, the outermost first
 	levels   []int    // at which branches were found before, ascending
 }
@@ -149,10 +150,9 @@ func (b *bounds) learn(keys []string, limit int) {
 	n := len(keys)
 	found := b.climbing && n > 0
 	if b.climbing && n == 0 {
-		if b.guessed && b.width < 1<<8 {
+		if b.hopped && b.width < 1<<8 {
 			b.width *= 2
 		}
-		b.guessed = true
 		return
 	}
 	if found {
@@ -166,7 +166,7 @@ func (b *bounds) learn(keys []string, limit int) {
 		b.follow(keys, found)
 	case n >= limit/4:
 		b.boost, b.burst = 1, 4
-	case n == 0 && !b.careful():
+	case n == 0:
 		b.boost *= b.burst
 		b.burst *= 4
 	default:
@@ -176,7 +176,7 @@ func (b *bounds) learn(keys []string, limit int) {
 
 // careful says that guesses were bad so far: then smaller steps are taken,
 // which may need more requests.
-func (b *bounds) careful() bool { return b.cost-b.total > b.read*3/2 }
+func (b *bounds) careful() bool { return b.cost-b.total > b.read*3 }
 
 // follow makes the last keys the measure of what comes next. Of a long page
 // the last third will do: a new branch may have begun before it.
@@ -189,8 +189,8 @@ func (b *bounds) follow(keys []string, found bool) {
 		b.near = append(b.near[:0], b.near[n-nearKeys:]...)
 	}
 	left := int64(1)
-	for _, e := range b.ends {
-		left = max(left, e.left)
+	if n := len(b.ends); n > 0 {
+		left = max(left, b.ends[n-1].left)
 	}
 	b.line.learn(b.base, keys, b.near, left)
 	b.known, b.climbing = true, false
@@ -244,7 +244,7 @@ func (b *bounds) sibling(limit int) string {
 			if i := sort.SearchInts(b.levels, b.level+1); i > 0 {
 				b.level = b.levels[i-1]
 			}
-			b.width, b.guessed = 1, false
+			b.width, b.guessed, b.hopped = 1, false, false
 			if rest := after(b.last[:b.level+1]); rest > b.pos {
 				return rest
 			}
@@ -262,6 +262,7 @@ func (b *bounds) sibling(limit int) string {
 				return stop
 			}
 		}
+		b.hopped = true
 		if next, ok := hop(c, b.width); ok {
 			return parent + string([]byte{next})
 		}

@@ -231,7 +231,7 @@ func (d *drill) store(ctx context.Context) (*digest, error) {
 		return nil, err
 	}
 	defer client.Close()
-	src, err := keyspace.Pin(ctx, client, drillPrefix, keyspace.Options{Timeout: 30*time.Second})
+	src, err := keyspace.Pin(ctx, client, drillPrefix, keyspace.Options{Timeout: 30 * time.Second})
 	if err != nil {
 		return nil, err
 	}
