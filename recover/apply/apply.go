@@ -82,6 +82,7 @@ type Options struct {
 	Pacer     Pacer         // nil: as fast as it goes
 	InFlight  int           // transactions at a time, 64
 	Timeout   time.Duration // for one request, 10 s
+	Kine      bool          // the store is kine, where only whole prefixes are right ranges
 	Strict    bool          // skip what changed instead of judging it again
 	Prefix    string        // no key outside it is touched
 	Retries   int           // of one step, 8

@@ -161,7 +161,7 @@ func (e *engine) put(ctx context.Context, it item) (Outcome, string) {
 }
 
 func (e *engine) wasPut(ctx context.Context, kv *mvccpb.KeyValue, cause error) (Outcome, string) {
-	now, err := keyspace.Current(e.Store, keyspace.Options{Timeout: e.Timeout}).Get(ctx, string(kv.Key))
+	now, err := keyspace.Current(e.Store, keyspace.Options{Timeout: e.Timeout, Kine: e.Kine}).Get(ctx, string(kv.Key))
 	if err == nil && now != nil && bytes.Equal(now.Value, kv.Value) {
 		return Created, ""
 	}

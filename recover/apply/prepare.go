@@ -99,7 +99,7 @@ func (e *engine) prepareDeletes(stage int, steps []plan.Step) ([]item, error) {
 // readNow reads the present bytes, again and again while the store does not
 // answer, as long as a step would be tried.
 func (e *engine) readNow(keys []string) (map[string]*mvccpb.KeyValue, error) {
-	src := keyspace.Current(e.Store, keyspace.Options{Timeout: e.Timeout})
+	src := keyspace.Current(e.Store, keyspace.Options{Timeout: e.Timeout, Kine: e.Kine})
 	for attempt := 0; ; attempt++ {
 		now, err := src.GetAll(e.ctx, keys)
 		if err == nil {

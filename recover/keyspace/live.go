@@ -2,13 +2,11 @@ package keyspace
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -50,7 +48,11 @@ type Live struct {
 func Pin(ctx context.Context, kv Getter, prefix string, opt Options) (*Live, error) {
 	s := Current(kv, opt)
 	// The key does not exist: an object's key never ends in a slash.
-	resp, err := s.get(ctx, prefix, clientv3.WithKeysOnly())
+	key, opts := prefix, []clientv3.OpOption{clientv3.WithKeysOnly()}
+	if opt.Kine {
+		key, opts = prefix+kineHealth, nil
+	}
+	resp, err := s.get(ctx, key, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("read the present revision: %w", err)
 	}
@@ -75,17 +77,17 @@ func (s *Live) get(ctx context.Context, key string, opts ...clientv3.OpOption) (
 // getAt is the only place where a request is made. Reads are repeated by
 // clientv3 itself while the connection is being made again.
 func (s *Live) getAt(ctx context.Context, rev int64, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.opt.Timeout)
+	limited, cancel := context.WithTimeout(ctx, s.opt.Timeout)
 	defer cancel()
 	opts = append(opts, clientv3.WithRev(rev))
 	if s.opt.Serializable {
 		opts = append(opts, clientv3.WithSerializable())
 	}
-	resp, err := s.kv.Get(ctx, key, opts...)
-	if errors.Is(err, rpctypes.ErrCompacted) {
-		return nil, &CompactedError{Revision: rev}
+	resp, err := s.kv.Get(limited, key, opts...)
+	if err != nil {
+		return nil, s.readError(ctx, rev, err)
 	}
-	return resp, err
+	return resp, nil
 }
 
 type page struct {
@@ -99,6 +101,9 @@ type page struct {
 func (s *Live) Scan(ctx context.Context, r Range, keysOnly bool, fn func(*mvccpb.KeyValue) error) error {
 	if r.End == "" {
 		return s.scanOne(ctx, r.Start, keysOnly, fn)
+	}
+	if s.opt.Kine {
+		return s.scanKine(ctx, r, keysOnly, fn)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -139,6 +144,9 @@ func (s *Live) scanOne(ctx context.Context, key string, keysOnly bool, fn func(*
 // Count implements Source. etcd answers it from its index, without touching
 // the disk.
 func (s *Live) Count(ctx context.Context, r Range) (int64, error) {
+	if s.opt.Kine {
+		return s.countKine(ctx, r)
+	}
 	opts := []clientv3.OpOption{clientv3.WithCountOnly()}
 	if r.End != "" {
 		opts = append(opts, clientv3.WithRange(r.End))
@@ -152,6 +160,9 @@ func (s *Live) Count(ctx context.Context, r Range) (int64, error) {
 
 // Get implements Source.
 func (s *Live) Get(ctx context.Context, key string) (*mvccpb.KeyValue, error) {
+	if s.opt.Kine {
+		return s.getKine(ctx, key)
+	}
 	resp, err := s.get(ctx, key)
 	if err != nil || len(resp.Kvs) == 0 {
 		return nil, err
@@ -168,6 +179,9 @@ func (s *Live) GetAll(ctx context.Context, keys []string) (map[string]*mvccpb.Ke
 	found := make(map[string]*mvccpb.KeyValue, len(keys))
 	if len(keys) == 0 {
 		return found, nil
+	}
+	if s.opt.Kine {
+		return s.getAllKine(ctx, keys)
 	}
 	wanted := make(map[string]bool, len(keys))
 	for _, key := range keys {

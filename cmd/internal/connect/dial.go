@@ -11,9 +11,12 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Conn is a client of an etcd that answered. Close it.
@@ -22,6 +25,12 @@ type Conn struct {
 	// Endpoints are those that answered; Client also knows endpoints that
 	// may come back.
 	Endpoints []string
+	// Leaderless are those of them that know no leader: they answer
+	// serializable reads only.
+	Leaderless []string
+	// Kine says that this is no etcd but kine, which answers etcd's calls
+	// from an SQL table, and not all of them.
+	Kine bool
 	// Warnings has one line for each endpoint that did not answer, and for
 	// what else is odd but no reason to stop.
 	Warnings []string
@@ -151,7 +160,7 @@ func (d *dialer) open(ctx context.Context, good, later []string, failed []*Error
 	if err != nil {
 		return nil, join(append(failed, d.callError(ctx, good[0], err)))
 	}
-	alive, errs, warnings := d.status(ctx, conn.Client, good)
+	alive, errs, warnings := d.status(ctx, conn, good)
 	failed = append(failed, errs...)
 	if len(alive) == 0 {
 		_ = conn.Close()
@@ -168,7 +177,8 @@ func (d *dialer) open(ctx context.Context, good, later []string, failed []*Error
 		conn.Warnings = append(conn.Warnings, e.Error())
 	}
 	conn.Warnings = append(conn.Warnings, warnings...)
-	if e := d.read(ctx, conn.Client, alive[0]); e != nil {
+	var e *Error
+	if conn.Kine, e = d.read(ctx, conn.Client, alive[0]); e != nil {
 		if e.Reason != Unhealthy && e.Reason != Silent {
 			_ = conn.Close()
 			return nil, e
@@ -216,10 +226,10 @@ func (d *dialer) newClient(ctx context.Context, endpoints []string) (*Conn, erro
 
 // status asks every endpoint, so that one which speaks HTTP/2 but is no etcd,
 // or belongs to another cluster, is never used.
-func (d *dialer) status(ctx context.Context, c *clientv3.Client, endpoints []string) (alive []string, failed []*Error, warnings []string) {
+func (d *dialer) status(ctx context.Context, conn *Conn, endpoints []string) (alive []string, failed []*Error, warnings []string) {
 	type answer struct {
-		cluster uint64
-		err     error
+		cluster, leader uint64
+		err             error
 	}
 	if end, ok := ctx.Deadline(); ok {
 		// One member that hangs must leave time to read from the others.
@@ -231,12 +241,12 @@ func (d *dialer) status(ctx context.Context, c *clientv3.Client, endpoints []str
 	var wg sync.WaitGroup
 	for i, ep := range endpoints {
 		wg.Go(func() {
-			resp, err := c.Status(ctx, ep)
+			resp, err := conn.Client.Status(ctx, ep)
 			if err != nil {
 				answers[i].err = err
 				return
 			}
-			answers[i].cluster = resp.Header.GetClusterId()
+			answers[i].cluster, answers[i].leader = resp.Header.GetClusterId(), resp.Leader
 		})
 	}
 	wg.Wait()
@@ -248,6 +258,10 @@ func (d *dialer) status(ctx context.Context, c *clientv3.Client, endpoints []str
 		case isUnimplemented(a.err):
 			warnings = append(warnings, fmt.Sprintf("etcd %s does not know the status call: it is not etcd itself, perhaps an old kine", ep))
 			alive = append(alive, ep)
+		case status.Code(a.err) == codes.Unknown && !isForeign(a.err) && ctx.Err() == nil:
+			// An old kine over an SQLite without dbstat.
+			warnings = append(warnings, fmt.Sprintf("etcd %s answers the status call with an error: %s", ep, oneLine(rpctypes.ErrorDesc(a.err))))
+			alive = append(alive, ep)
 		case a.err != nil:
 			failed = append(failed, d.callError(ctx, ep, a.err))
 		case a.cluster != 0 && cluster != 0 && a.cluster != cluster:
@@ -258,6 +272,9 @@ func (d *dialer) status(ctx context.Context, c *clientv3.Client, endpoints []str
 			if a.cluster != 0 && cluster == 0 { // kine says 0
 				cluster, clusterOf = a.cluster, ep
 			}
+			if a.cluster != 0 && a.leader == 0 {
+				conn.Leaderless = append(conn.Leaderless, ep)
+			}
 			alive = append(alive, ep)
 		}
 	}
@@ -265,18 +282,29 @@ func (d *dialer) status(ctx context.Context, c *clientv3.Client, endpoints []str
 }
 
 // read finds out whether the prefix may be read. It asks one member for what it
-// has, so that it works without a leader.
-func (d *dialer) read(ctx context.Context, c *clientv3.Client, ep string) *Error {
-	_, err := c.Get(ctx, d.s.Prefix, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly(), clientv3.WithSerializable())
+// has, so that it works without a leader; kine knows no such read.
+func (d *dialer) read(ctx context.Context, c *clientv3.Client, ep string) (kine bool, failed *Error) {
+	resp, err := c.Get(ctx, d.s.Prefix, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly(), clientv3.WithSerializable())
 	if err == nil {
-		return nil
+		return nameless(resp), nil
 	}
 	if isUnimplemented(err) {
-		return &Error{Endpoint: ep, Reason: NotEtcd, Err: err, Hint: portsHint, text: "is not an etcd: it does not know etcd's calls"}
+		// The key is kine's own. One that ends in "/" would make an old kine
+		// load all that is below it.
+		if resp, err := c.Get(ctx, d.s.Prefix+"health"); err == nil && nameless(resp) {
+			return true, nil
+		}
+		return false, &Error{Endpoint: ep, Reason: NotEtcd, Err: err, Hint: portsHint, text: "is not an etcd: it does not know etcd's calls"}
 	}
 	e := d.callError(ctx, ep, err)
 	if e.Reason == Unhealthy || e.Reason == Silent {
 		e.text = strings.Replace(e.text, "requests", "reads", 1)
 	}
-	return e
+	return false, e
+}
+
+// nameless tells kine's answers, which name neither cluster nor member, from
+// etcd's, which always do.
+func nameless(resp *clientv3.GetResponse) bool {
+	return resp.Header.GetClusterId() == 0 && resp.Header.GetMemberId() == 0
 }
