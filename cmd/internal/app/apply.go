@@ -210,7 +210,7 @@ func (j *job) settlePlan(ctx context.Context, h plan.Header, judge plan.Judge) e
 	if err := j.inv.wait(ctx, wait); err != nil {
 		return err
 	}
-	src, err := keyspace.Pin(ctx, j.client, j.s.reader.Prefix, keyspace.Options{Timeout: j.s.timeout})
+	src, err := keyspace.Pin(ctx, j.client, j.s.reader.Prefix, j.s.options(j.client))
 	if err != nil {
 		return err
 	}

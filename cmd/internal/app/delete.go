@@ -115,7 +115,7 @@ func (d *deletion) request(ctx context.Context, fresh bool) (plan.Request, error
 	src, client, _ := d.sourceOf(d.sel)
 	if fresh {
 		var err error
-		if src, err = keyspace.Pin(ctx, client, d.reader.Prefix, keyspace.Options{Timeout: d.timeout}); err != nil {
+		if src, err = keyspace.Pin(ctx, client, d.reader.Prefix, d.options(client)); err != nil {
 			return plan.Request{}, err
 		}
 	}

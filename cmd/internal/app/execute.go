@@ -116,7 +116,7 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 	run := apply.Run{
 		Store: j.client, Leases: leases{j.client}, Sources: j.sources, Judge: judge, Observer: observer{progress},
 		Options: apply.Options{
-			Pacer: j.pacer, Prefix: j.s.reader.Prefix, Timeout: min(j.s.timeout, 10*time.Second),
+			Pacer: j.pacer, Prefix: j.s.reader.Prefix, Timeout: min(j.s.timeout, 10*time.Second), Kine: j.s.options(j.client).Kine,
 			Strict: j.inv.has(flagStrict) && j.inv.Bool(flagStrict),
 		},
 	}
@@ -226,7 +226,7 @@ func (j *job) judgeFor(sel *filter.Selection, overrides filter.Overrides) (plan.
 	if sel == nil {
 		return plan.Judge{}, nil
 	}
-	f, _, err := j.s.filter(*sel, keyspace.Current(j.client, keyspace.Options{Timeout: j.s.timeout}))
+	f, _, err := j.s.filter(*sel, keyspace.Current(j.client, j.s.options(j.client)))
 	return plan.Judge{Filter: f, Overrides: overrides}, err
 }
 

@@ -72,10 +72,15 @@ func partial(hint, format string, args ...any) error {
 // errSomething ends a preview under --detailed-exit-code. It is no message.
 var errSomething = errors.New("there is something to do")
 
+// noLeaderHint is for reads that need a leader and got no answer.
+const noLeaderHint = "etcd may have lost its quorum, or be overloaded: look at etcdctl endpoint status and its logs. To read what one member still holds, which may be old, try --" + flagConsistency + " s"
+
 // explain finds the exit code and the hint of an error.
 func explain(err error) (code int, hint string) {
 	var f *failure
 	var c *connect.Error
+	var noLeader *keyspace.NoLeaderError
+	var kine *keyspace.KineError
 	var compacted *keyspace.CompactedError
 	var future *keyspace.FutureError
 	switch {
@@ -100,6 +105,12 @@ func explain(err error) (code int, hint string) {
 	}
 	if code, hint, ok := explainFiles(err); ok {
 		return code, hint
+	}
+	switch {
+	case errors.As(err, &noLeader):
+		return exitConnect, noLeaderHint
+	case errors.As(err, &kine):
+		return exitFailed, "nothing was changed; run it again, in case that kine was changing just then. If it happens every time, do not act on what this kine lists"
 	}
 	return exitFailed, ""
 }

@@ -43,6 +43,8 @@ func TestExplain(t *testing.T) {
 		{"something to do", wrap(errSomething), 6, ""},
 		{"interrupted", wrap(context.Canceled), 130, ""},
 		{"compacted", wrap(&keyspace.CompactedError{Revision: 7}), 1, "nothing was changed; run the command again"},
+		{"no leader", wrap(&keyspace.NoLeaderError{Err: context.DeadlineExceeded}), 5, "etcd may have lost its quorum"},
+		{"kine contradicts itself", wrap(&keyspace.KineError{Prefix: "/registry/", Text: "x"}), 1, "nothing was changed; run it again"},
 		{"archive", wrap(apply.ErrArchive), 1, "nothing is deleted that is not archived"},
 		{"locked file", wrap(snapshots.ErrLocked), 1, "another process holds the file"},
 		{"no db file", wrap(snapshots.ErrNotDB), 1, "give an etcd snapshot"},

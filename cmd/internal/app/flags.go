@@ -35,6 +35,7 @@ const (
 	flagFrom            = "from"
 	flagNow             = "now"
 	flagEncryption      = "encryption-config"
+	flagConsistency     = "consistency"
 
 	flagOutput        = "output"
 	flagQuiet         = "quiet"
@@ -110,6 +111,7 @@ func connectionFlags() []cli.Flag {
 		&cli.DurationFlag{Name: flagDialTimeout, Usage: "`DURATION` within which etcd must answer first (default 5s)", Category: catConnection},
 		&cli.DurationFlag{Name: flagCommandTimeout, Usage: "`DURATION` that one request may take (default 30s)", Category: catConnection},
 		str(flagPrefix, "`PREFIX` of Kubernetes' keys (default /registry)"),
+		str(flagConsistency, "`MODE` of reads: l asks etcd's leader (linearizable, default); s takes what one member holds (serializable), which works without a leader but may be old"),
 		str(flagEncryption, "`FILE` with the EncryptionConfiguration that kube-apiserver is given, to decrypt what is encrypted at rest"),
 	}
 }

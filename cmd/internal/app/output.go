@@ -49,8 +49,12 @@ func wantsJSON(flags []string) bool {
 
 func (inv *invocation) json() bool { return inv.format() == formatJSON || inv.format() == formatJSONL }
 
-// document prints a report as one JSON or YAML document.
-func (inv *invocation) document(doc any) error {
+// document prints a report as one JSON or YAML document. It says how the store
+// was read, unless that was as ever.
+func (inv *invocation) document(doc map[string]any) error {
+	if inv.serializable() {
+		doc["consistency"] = consistencySerializable
+	}
 	if inv.format() == "yaml" {
 		return term.YAML(inv.Streams.Out, doc)
 	}

@@ -76,8 +76,12 @@ func cmdSandboxZoo(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: sandbox-zoo NAME")
 	}
-	s, err := startStore(context.Background(), sandbox.Options{Snapshot: zooSnapshot, NoFsync: true, Mode: sandbox.InProcess, Keep: still})
+	s, err := startZoo(context.Background())
 	openStore(ts, args[0], s, err)
+}
+
+func startZoo(ctx context.Context) (*store, error) {
+	return startStore(ctx, sandbox.Options{Snapshot: zooSnapshot, NoFsync: true, Mode: sandbox.InProcess, Keep: still})
 }
 
 // cmdRevision remembers all that a store holds: revision NAME.

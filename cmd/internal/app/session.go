@@ -39,6 +39,8 @@ const (
 type session struct {
 	inv     *invocation
 	timeout time.Duration
+	alone   bool         // what one member holds is read (--consistency s)
+	log     *slog.Logger // nil: none
 	reader  *codec.Reader
 	keys    *encryption.Config // nil: nothing can be decrypted
 	crds    bool               // the catalog knows the custom kinds
@@ -49,6 +51,8 @@ type session struct {
 	// events is the events' own etcd, if they have one.
 	events *connect.Conn
 
+	saidKine bool
+
 	mainSource   keyspace.Historian
 	eventsSource keyspace.Historian // nil without an etcd of their own
 }
@@ -58,7 +62,10 @@ func (inv *invocation) open(ctx context.Context) (*session, error) {
 	if err := inv.checkLogLevel(); err != nil {
 		return nil, err
 	}
-	s := &session{inv: inv, reader: &codec.Reader{Catalog: codec.NewCatalog()}}
+	if err := inv.checkConsistency(); err != nil {
+		return nil, err
+	}
+	s := &session{inv: inv, alone: inv.serializable(), log: inv.logger(), reader: &codec.Reader{Catalog: codec.NewCatalog()}}
 	var err error
 	if inv.from() != "" {
 		err = s.openFile(inv.from())
@@ -149,19 +156,32 @@ func (s *session) connect(ctx context.Context) error {
 }
 
 func (s *session) dial(ctx context.Context, settings connect.Settings, endpoints []string) (*connect.Conn, keyspace.Historian, error) {
-	conn, err := connect.Dial(ctx, settings, endpoints, s.inv.logger())
+	conn, err := connect.Dial(ctx, settings, endpoints, s.log)
 	if err != nil {
 		return nil, nil, settingFailure(err)
 	}
 	for _, w := range conn.Warnings {
 		s.inv.say("warning: %s", w)
 	}
-	src, err := keyspace.Pin(ctx, conn.Client, s.reader.Prefix, keyspace.Options{Timeout: s.timeout})
+	if err := s.announce(conn); err != nil {
+		return conn, nil, err
+	}
+	asking := ctx
+	if len(conn.Leaderless) == len(conn.Endpoints) && !s.alone {
+		// The members say so soon, if they are asked to; else they wait until
+		// the request has taken too long.
+		asking = clientv3.WithRequireLeader(ctx)
+	}
+	src, err := keyspace.Pin(asking, conn.Client, s.reader.Prefix, s.optionsOf(conn))
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return conn, nil, &failure{exitConnect, err, "the endpoint answers, but a read that needs a leader does not: look at etcdctl endpoint status, the cluster may have lost its quorum"}
+		hint := noLeaderHint
+		if s.alone {
+			hint = "the member answers, but not even a read that needs no leader: look at its logs and its disk"
+		}
+		return conn, nil, &failure{exitConnect, err, hint}
 	}
 	return conn, src, nil
 }
@@ -359,7 +379,7 @@ func (s *session) owners(src filter.Getter, sel filter.Selection) *filter.Owners
 	case etcd == etcdEvents:
 		// Events read anew are judged by what is there now: the revision that
 		// the session began with is old by then, and may be compacted.
-		owners.Main = keyspace.Current(s.main.Client, keyspace.Options{Timeout: s.timeout})
+		owners.Main = keyspace.Current(s.main.Client, s.optionsOf(s.main))
 	}
 	return owners
 }
