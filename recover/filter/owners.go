@@ -17,10 +17,10 @@ type Getter interface {
 	Get(ctx context.Context, key string) (*mvccpb.KeyValue, error)
 }
 
-// maxCached bounds how many owners are remembered. Beyond it the memory is
-// dropped and filled again: a flood with a million owners must not need a
-// million entries.
-const maxCached = 1 << 14
+// maxCached bounds how many owners are remembered as new. Then they become the
+// old ones, and what was old and not asked for meanwhile is forgotten: a flood
+// with a million owners must not need a million entries.
+const maxCached = 1 << 12
 
 // maxDepth bounds a chain of owners. Real ones have two or three links; a
 // circle of owner references, which the garbage collector allows to exist,
@@ -43,6 +43,7 @@ type Owners struct {
 
 	mu    sync.Mutex
 	cache map[place]*Object // nil = does not exist
+	old   map[place]*Object
 
 	discovering sync.Mutex
 	tried       map[schema.GroupKind]map[string]bool // owners that proved nothing
@@ -115,10 +116,7 @@ func (w *Owners) Find(ctx context.Context, ref codec.Owner, namespace string) (*
 // get returns an object, read once, from Main or from the store of the objects.
 func (w *Owners) get(ctx context.Context, main bool, key codec.Key) (*Object, error) {
 	at := place{main && w.Main != nil, key.Path(w.reader.Prefix)}
-	w.mu.Lock()
-	o, known := w.cache[at]
-	w.mu.Unlock()
-	if known {
+	if o, known := w.remembered(at); known {
 		return o, nil
 	}
 	o, err := w.read(ctx, at.main, at.key)
@@ -127,11 +125,28 @@ func (w *Owners) get(ctx context.Context, main bool, key codec.Key) (*Object, er
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.remember(at, o)
+	return o, nil
+}
+
+func (w *Owners) remembered(at place) (*Object, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	o, known := w.cache[at]
+	if !known {
+		if o, known = w.old[at]; known {
+			w.remember(at, o)
+		}
+	}
+	return o, known
+}
+
+// remember is called with the lock held.
+func (w *Owners) remember(at place, o *Object) {
 	if len(w.cache) >= maxCached {
-		clear(w.cache)
+		w.cache, w.old = make(map[place]*Object, maxCached), w.cache
 	}
 	w.cache[at] = o
-	return o, nil
 }
 
 // read returns the metadata of the object at a key, nil if there is none.
@@ -148,9 +163,12 @@ func (w *Owners) read(ctx context.Context, main bool, key string) (*Object, erro
 		return nil, nil
 	}
 	o := NewObject(ctx, w.reader, kv)
-	kv.Value, o.Plain = nil, nil // only the metadata is remembered
+	o.forgetValue()
 	return &o, nil
 }
+
+// forgetValue leaves only the metadata, to be remembered.
+func (o *Object) forgetValue() { o.KV.Value, o.Plain = nil, nil }
 
 // OwnedBy tells whether want is an owner of o, directly or through any number
 // of owners that still exist in o's namespace: Keep if so, Drop if not,

@@ -171,7 +171,7 @@ func TestKeysThatAreNoObjects(t *testing.T) {
 	if s := lines[0].Step; s.UID != "" || s.CreateRevision == 0 || s.ModRevision == 0 {
 		t.Errorf("a broken value is told by its revisions: %+v", s)
 	}
-	if diff := cmp.Diff(Tally{"undecodable": 1}, sum.Statuses); diff != "" {
+	if diff := cmp.Diff(tallyOf(map[string]int64{"undecodable": 1}), sum.Statuses); diff != "" {
 		t.Errorf("statuses (-want +got):\n%s", diff)
 	}
 }

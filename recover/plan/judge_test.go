@@ -135,7 +135,7 @@ func TestSummaryOfASavedPlan(t *testing.T) {
 	if sum.Steps != 20 || sum.Owned != 17 || len(sum.First) != FirstSteps || sum.First[0].Key != prefix+"strange" {
 		t.Errorf("%d steps, %d owned, %d shown first", sum.Steps, sum.Owned, len(sum.First))
 	}
-	if !cmp.Equal(sum.Resources, Tally{"pod": 17}) || !cmp.Equal(sum.Namespaces, Tally{"a": 17}) || !cmp.Equal(sum.Stages, []StageInfo{{"", 3}, {"pod", 17}}) {
+	if !cmp.Equal(sum.Resources, tallyOf(map[string]int64{"pod": 17})) || !cmp.Equal(sum.Namespaces, tallyOf(map[string]int64{"a": 17})) || !cmp.Equal(sum.Stages, []StageInfo{{"", 3}, {"pod", 17}}) {
 		t.Errorf("resources %v, namespaces %v, stages %v", sum.Resources, sum.Namespaces, sum.Stages)
 	}
 }

@@ -181,8 +181,8 @@ func (r *reader) newStage(line []byte) error {
 }
 
 func (r *reader) step(line []byte) error {
-	var s Step
-	if err := json.Unmarshal(line, &s); err != nil {
+	s, err := readStep(line)
+	if err != nil {
 		return r.plan.damaged(r.line, "%v", err)
 	}
 	if r.stage < 0 || s.Key == "" || (s.Action != Delete && s.Action != Put) {

@@ -1,32 +1,10 @@
 package plan
 
 import (
-	"cmp"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 )
-
-// Tally counts objects by some property.
-type Tally map[string]int64
-
-// Share is one line of a Tally.
-type Share struct {
-	Name  string `json:"name"`
-	Count int64  `json:"count"`
-}
-
-// Sorted returns the shares, largest first, equal ones by name.
-func (t Tally) Sorted() []Share {
-	shares := make([]Share, 0, len(t))
-	for _, name := range slices.Sorted(maps.Keys(t)) {
-		shares = append(shares, Share{name, t[name]})
-	}
-	slices.SortStableFunc(shares, func(a, b Share) int { return cmp.Compare(b.Count, a.Count) })
-	return shares
-}
 
 // Aged is an object with its creation time.
 type Aged struct {
@@ -71,8 +49,13 @@ type StageInfo struct {
 	Steps int64  `json:"steps"`
 }
 
-// FirstSteps is how many steps a Summary shows by name.
-const FirstSteps = 10
+const (
+	// FirstSteps is how many steps a Summary shows by name.
+	FirstSteps = 10
+	// MostMakers is how many owners a Summary holds that the plan deletes, and
+	// how many that it does not; it counts all of them.
+	MostMakers = 1000
+)
 
 // Summary describes a plan for people and for JSON.
 type Summary struct {
@@ -88,10 +71,13 @@ type Summary struct {
 	Statuses   Tally // decode status of values that are not readable
 	Oldest     Aged
 	Newest     Aged
-	Makers     []LiveOwner // the highest first
+	Makers     []LiveOwner // the highest first; of very many those that make most, see MostMakers
 	Blocked    []Blocked
 	Stages     []StageInfo
 	First      []Step
+
+	MakersTotal   int64 // owners that still exist
+	MakersPlanned int64 // of them those that the plan deletes
 
 	// The rest is for puts.
 
@@ -105,10 +91,7 @@ type Summary struct {
 }
 
 func newSummary() *Summary {
-	return &Summary{
-		Resources: Tally{}, Namespaces: Tally{}, Owners: Tally{}, Phases: Tally{},
-		Nodes: Tally{}, Finalizers: Tally{}, Statuses: Tally{},
-	}
+	return &Summary{}
 }
 
 // observe adds the properties of one object.
@@ -116,28 +99,28 @@ func (s *Summary) observe(o filter.Object) {
 	s.Steps++
 	s.Bytes += o.Size
 	if r := o.Key.Resource; r != nil {
-		s.Resources[r.String()]++
+		s.Resources.Add(r.String())
 	}
 	if ns := o.Key.Namespace; ns != "" {
-		s.Namespaces[ns]++
+		s.Namespaces.Add(ns)
 	}
 	if o.Head.Err != nil {
-		s.Statuses[string(o.Head.Status)]++
+		s.Statuses.Add(string(o.Head.Status))
 		return
 	}
 	for _, ref := range o.Head.Meta.Owners {
 		if ref.Controller {
-			s.Owners[filter.OwnerRef{Group: ref.Group(), Kind: ref.Kind, Name: ref.Name}.String()]++
+			s.Owners.Add(filter.OwnerRef{Group: ref.Group(), Kind: ref.Kind, Name: ref.Name}.String())
 		}
 	}
 	if o.Head.Phase != "" {
-		s.Phases[o.Head.Phase]++
+		s.Phases.Add(o.Head.Phase)
 	}
 	if o.Head.Node != "" {
-		s.Nodes[o.Head.Node]++
+		s.Nodes.Add(o.Head.Node)
 	}
 	for _, f := range o.Head.Meta.Finalizers {
-		s.Finalizers[f]++
+		s.Finalizers.Add(f)
 	}
 	s.age(o)
 }
@@ -169,10 +152,10 @@ func (s *Summary) block(b *filter.Block) {
 func (s *Summary) Add(st Step) {
 	s.Steps++
 	if st.Resource != "" {
-		s.Resources[st.Resource]++
+		s.Resources.Add(st.Resource)
 	}
 	if st.Namespace != "" {
-		s.Namespaces[st.Namespace]++
+		s.Namespaces.Add(st.Namespace)
 	}
 	if st.Owned {
 		s.Owned++

@@ -112,7 +112,7 @@ func TestUndoFollowsTheArchive(t *testing.T) {
 	if diff := cmp.Diff(line{1, "job", want}, lines[1]); diff != "" {
 		t.Errorf("step (-want +got):\n%s", diff)
 	}
-	if sum.Owned != 4 || sum.Namespaces["a"] != 5 || sum.Resources["pods"] != 3 {
+	if sum.Owned != 4 || sum.Namespaces.of("a") != 5 || sum.Resources.of("pods") != 3 {
 		t.Errorf("%d owned, namespaces %v, resources %v", sum.Owned, sum.Namespaces, sum.Resources)
 	}
 }
@@ -285,7 +285,7 @@ func TestUndoOfWhatCannotBeRead(t *testing.T) {
 	if len(lines) != 3 || lines[0].Step.Resource != "" || lines[1].Step.Resource != "secret" || lines[1].Step.UID != "" {
 		t.Errorf("steps %+v", lines)
 	}
-	if diff := cmp.Diff(Tally{"undecodable": 2, "encrypted": 1}, sum.Statuses); diff != "" {
+	if diff := cmp.Diff(tallyOf(map[string]int64{"undecodable": 2, "encrypted": 1}), sum.Statuses); diff != "" {
 		t.Errorf("statuses (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]StageInfo{{"key", 3}}, sum.Stages); diff != "" {

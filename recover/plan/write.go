@@ -32,7 +32,8 @@ type spool struct {
 	what  string
 	file  *os.File
 	buf   *bufio.Writer
-	enc   *json.Encoder
+	lines stepWriter
+	line  []byte
 	steps int64
 	bytes int64
 }
@@ -64,12 +65,10 @@ func (w *Writer) Add(order int, what string, s Step) error {
 			return errors.Join(fmt.Errorf("write plan: %w", err), f.Close())
 		}
 		sp = &spool{what: what, file: f, buf: bufio.NewWriterSize(f, 1<<16)}
-		sp.enc = json.NewEncoder(sp.buf)
-		sp.enc.SetEscapeHTML(false)
 		w.spools[order] = sp
 	}
-	s.Type = "step"
-	if err := sp.enc.Encode(s); err != nil {
+	sp.line = sp.lines.append(sp.line[:0], &s)
+	if _, err := sp.buf.Write(sp.line); err != nil {
 		return fmt.Errorf("write plan: %w", err)
 	}
 	sp.steps++

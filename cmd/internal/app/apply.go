@@ -243,9 +243,7 @@ func (inv *invocation) wait(ctx context.Context, d time.Duration) error {
 // showPlan prints what a saved plan holds.
 func (inv *invocation) showPlan(ctx context.Context, p *plan.Plan) error {
 	h, t := p.Header(), p.Trailer()
-	pv := &preview{operation: h.Operation, revision: h.Revision, now: inv.Now(), sum: &plan.Summary{
-		Bytes: t.Bytes, Resources: plan.Tally{}, Namespaces: plan.Tally{},
-	}}
+	pv := &preview{operation: h.Operation, revision: h.Revision, now: inv.Now(), sum: &plan.Summary{Bytes: t.Bytes}}
 	if h.Selection != nil {
 		pv.selection = h.Selection.String()
 	}

@@ -170,7 +170,7 @@ func (pv *preview) properties(w writer) {
 		{"node", sum.Nodes},
 		{"stored as", sum.Statuses},
 	} {
-		if len(p.tally) > 0 {
+		if !p.tally.Empty() {
 			w.field(p.label, shares(p.tally))
 		}
 	}
@@ -178,7 +178,7 @@ func (pv *preview) properties(w writer) {
 		w.field("oldest", pv.aged(sum.Oldest))
 		w.field("newest", pv.aged(sum.Newest))
 	}
-	if len(sum.Finalizers) > 0 && pv.operation == operationDelete {
+	if !sum.Finalizers.Empty() && pv.operation == operationDelete {
 		w.field("finalizers", shares(sum.Finalizers)+"; a delete in etcd does not wait for them")
 	}
 }
@@ -189,19 +189,17 @@ func (pv *preview) aged(a plan.Aged) string {
 
 // shares names the largest few of a tally.
 func shares(t plan.Tally) string {
-	sorted := t.Sorted()
+	largest, rest := t.Largest(topFew)
 	var parts []string
-	var rest int64
-	for i, s := range sorted {
-		if i < topFew {
-			parts = append(parts, s.Name+" "+term.Count(s.Count))
-		} else {
-			rest += s.Count
-		}
+	for _, s := range largest {
+		parts = append(parts, s.Name+" "+term.Count(s.Count))
 	}
 	text := strings.Join(parts, ", ")
-	if more := len(sorted) - topFew; more > 0 {
-		text += fmt.Sprintf(", and %s more with %s", term.Count(int64(more)), term.Count(rest))
+	if rest.Approximate {
+		return "about " + text + fmt.Sprintf(", and about %s more with %s", term.Count(rest.Names), term.Count(rest.Count))
+	}
+	if rest.Names > 0 {
+		text += fmt.Sprintf(", and %s more with %s", term.Count(rest.Names), term.Count(rest.Count))
 	}
 	return text
 }
@@ -215,28 +213,29 @@ func (pv *preview) makers(w writer) {
 			open = append(open, m)
 		}
 	}
-	if len(open) > 0 {
+	if all := pv.sum.MakersTotal - pv.sum.MakersPlanned; all > 0 {
 		w.line("")
 		w.line("Still there, and would make them again:")
-		for i, m := range open {
-			if i == topFew {
-				w.line("  and %s more", term.Count(int64(len(open)-topFew)))
-				break
-			}
+		for _, m := range open[:min(len(open), topFew)] {
 			pv.maker(w, m)
 		}
+		w.more(all - topFew)
 	}
-	if len(planned) > 0 {
+	if all := pv.sum.MakersPlanned; all > 0 {
 		w.line("")
 		w.line("Owners that go first, and would otherwise make them again:")
-		for i, m := range planned {
-			if i == topFew {
-				w.line("  and %s more", term.Count(int64(len(planned)-topFew)))
-				break
-			}
+		for _, m := range planned[:min(len(planned), topFew)] {
 			w.line("  %s (%s of these)", ownerName(m), term.Count(m.Makes))
 		}
+		w.more(all - topFew)
 		w.line("%s", term.Wrap("The garbage collector will follow: it deletes whatever else these owners own.", w.columns))
+	}
+}
+
+// more says how many lines were left out.
+func (w writer) more(n int64) {
+	if n > 0 {
+		w.line("  and %s more", term.Count(n))
 	}
 }
 
@@ -273,9 +272,7 @@ func (pv *preview) order(w writer, verb string) {
 	for _, s := range pv.sum.First {
 		w.line("  %s", s)
 	}
-	if more := pv.sum.Steps - int64(len(pv.sum.First)); more > 0 {
-		w.line("  and %s more", term.Count(more))
-	}
+	w.more(pv.sum.Steps - int64(len(pv.sum.First)))
 	w.line("")
 }
 
@@ -322,13 +319,13 @@ func (pv *preview) document() map[string]any {
 	doc := map[string]any{
 		"version": 1, "kind": "preview", "operation": pv.operation, "revision": pv.revision,
 		"objects": sum.Steps, "bytes": sum.Bytes, "undecided": sum.Undecided,
-		"by": map[string]any{
-			"resource": sum.Resources.Sorted(), "namespace": sum.Namespaces.Sorted(), "owner": sum.Owners.Sorted(),
-			"phase": sum.Phases.Sorted(), "node": sum.Nodes.Sorted(), "finalizer": sum.Finalizers.Sorted(), "stored": sum.Statuses.Sorted(),
-		},
 		"owners": append([]plan.LiveOwner{}, sum.Makers...), "blocked": append([]plan.Blocked{}, sum.Blocked...),
 		"stages": append([]plan.StageInfo{}, sum.Stages...), "first": stepNames(sum.First), "notes": append([]string{}, pv.notes...),
 		"changed": false,
+	}
+	addShares(doc, sum)
+	if more := sum.MakersTotal - int64(len(sum.Makers)); more > 0 {
+		doc["otherOwners"] = more
 	}
 	if sum.Oldest.Name != "" {
 		doc["oldest"], doc["newest"] = sum.Oldest, sum.Newest
@@ -351,6 +348,26 @@ func (pv *preview) document() map[string]any {
 		doc["plan"] = pv.planPath
 	}
 	return doc
+}
+
+// mostShares is how many lines of a property a document holds.
+const mostShares = 1000
+
+// addShares adds what the objects are by each property, and what is left out.
+func addShares(doc map[string]any, sum *plan.Summary) {
+	by, others := map[string]any{}, map[string]plan.Rest{}
+	for name, tally := range map[string]plan.Tally{
+		"resource": sum.Resources, "namespace": sum.Namespaces, "owner": sum.Owners,
+		"phase": sum.Phases, "node": sum.Nodes, "finalizer": sum.Finalizers, "stored": sum.Statuses,
+	} {
+		shares, rest := tally.Largest(mostShares)
+		if by[name] = shares; rest != (plan.Rest{}) {
+			others[name] = rest
+		}
+	}
+	if doc["by"] = by; len(others) > 0 {
+		doc["others"] = others
+	}
 }
 
 func stepNames(steps []plan.Step) []string {

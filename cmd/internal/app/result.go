@@ -37,6 +37,7 @@ type leftover struct {
 	wait   time.Duration
 	anew   bool // all of it was made since the last pass
 	makers []plan.LiveOwner
+	others int64 // makers that are not in the list
 }
 
 func (r *runReport) add(p *plan.Plan, result *apply.Result) {
@@ -76,7 +77,7 @@ func (r *runReport) stuck() bool {
 
 func (r *runReport) settled(sum *plan.Summary, wait time.Duration) {
 	anew := r.count(apply.Skipped)+r.count(apply.Failed) == 0
-	r.left = &leftover{count: sum.Steps, wait: wait, anew: anew, makers: sum.Makers}
+	r.left = &leftover{count: sum.Steps, wait: wait, anew: anew, makers: sum.Makers, others: sum.MakersTotal - int64(len(sum.Makers))}
 }
 
 func (r *runReport) problems() (problems []apply.Problem) {
@@ -148,6 +149,10 @@ func (w writer) problems(problems []apply.Problem) {
 	}
 }
 
+// mostLeft is how many of those that make objects again are named on screen:
+// more than of other things, because each is to be stopped by hand.
+const mostLeft = 20
+
 func (w writer) leftover(l *leftover, err error) {
 	switch {
 	case l == nil && err != nil:
@@ -166,9 +171,11 @@ func (w writer) leftover(l *leftover, err error) {
 			text += fmt.Sprintf(", %.1f a second", float64(l.count)/l.wait.Seconds())
 		}
 		w.line("%s", text)
-		for _, m := range l.makers {
+		few := l.makers[:min(len(l.makers), mostLeft)]
+		for _, m := range few {
 			w.line("  made by %s, which is still there", ownerName(m))
 		}
+		w.more(int64(len(l.makers)-len(few)) + l.others)
 	}
 }
 
@@ -224,9 +231,13 @@ func (j *job) document(err error) map[string]any {
 		"milliseconds": r.took.Milliseconds(), "interrupted": errors.Is(err, context.Canceled),
 	}
 	if r.left != nil {
-		doc["left"] = map[string]any{
+		left := map[string]any{
 			"objects": r.left.count, "afterMilliseconds": r.left.wait.Milliseconds(), "owners": append([]plan.LiveOwner{}, r.left.makers...),
 		}
+		if r.left.others > 0 {
+			left["otherOwners"] = r.left.others
+		}
+		doc["left"] = left
 	}
 	if r.plan != "" {
 		doc["plan"] = r.plan
