@@ -65,6 +65,14 @@ func (s *session) optionsOf(conn *connect.Conn) keyspace.Options {
 	return keyspace.Options{Timeout: s.timeout, Serializable: s.alone, Kine: conn.Kine, Log: s.log}
 }
 
+// onKine tells whether a live source is kine.
+func (s *session) onKine(src keyspace.Source) bool {
+	if s.eventsSource != nil && src == keyspace.Source(s.eventsSource) {
+		return s.events.Kine
+	}
+	return s.main != nil && s.main.Kine
+}
+
 // options is optionsOf for the store that a client belongs to.
 func (s *session) options(client *clientv3.Client) keyspace.Options {
 	if s.events != nil && s.events.Client == client {

@@ -34,7 +34,7 @@ func newSurvey() *survey { return &survey{encrypted: map[string]int64{}} }
 // add looks at one object. Without values only its key is judged.
 func (v *survey) add(o filter.Object, keysOnly bool) {
 	if o.Key.Resource == nil {
-		v.unknown.add(string(o.KV.Key))
+		addSorted(&v.unknown, string(o.KV.Key))
 	}
 	switch {
 	case keysOnly:
@@ -43,9 +43,33 @@ func (v *survey) add(o filter.Object, keysOnly bool) {
 			v.locked = o.Head.Err.Error()
 		}
 	case o.Head.Err != nil:
-		v.undecodable.add(fmt.Sprintf("%s (%s)", o.KV.Key, o.Head.Status))
+		addSorted(&v.undecodable, fmt.Sprintf("%s (%s)", o.KV.Key, o.Head.Status))
 	case disagrees(o) != nil:
-		v.mismatched.add(fmt.Sprintf("%s (%v)", o.KV.Key, disagrees(o)))
+		addSorted(&v.mismatched, fmt.Sprintf("%s (%v)", o.KV.Key, disagrees(o)))
+	}
+}
+
+// addSorted is listed.add for objects that come in no order: the first ones by
+// key are kept.
+func addSorted(l *listed, text string) {
+	l.count++
+	at, _ := slices.BinarySearch(l.first, text)
+	if at == maxListed {
+		return
+	}
+	l.first = slices.Insert(l.first, at, text)
+	l.first = l.first[:min(len(l.first), maxListed)]
+}
+
+// forgetValues leaves what the keys alone have shown.
+func (v *survey) forgetValues() {
+	v.undecodable, v.mismatched, v.encrypted, v.locked = listed{}, listed{}, map[string]int64{}, ""
+}
+
+// addOutside takes in a key outside of the prefix.
+func (v *survey) addOutside(key []byte) {
+	if string(key) != compactRevKey {
+		addSorted(&v.outside, term.Clean(string(key)))
 	}
 }
 
