@@ -12,10 +12,12 @@ package snapshots
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -34,6 +36,7 @@ type File struct {
 	path      string
 	size      int64
 	db        *bolt.DB // holds the lock
+	data      []byte   // the mapped file
 	pages     *pages
 	keys      tree
 	leases    tree
@@ -49,7 +52,15 @@ type File struct {
 
 // Close gives up the lock and the file.
 func (f *File) Close() error {
-	if err := f.db.Close(); err != nil {
+	var err error
+	if f.data != nil {
+		err = unix.Munmap(f.data)
+		f.data = nil
+		if f.pages != nil {
+			f.pages.data = nil
+		}
+	}
+	if err := errors.Join(err, f.db.Close()); err != nil {
 		return fmt.Errorf("close %q: %w", f.path, err)
 	}
 	return nil
@@ -111,24 +122,24 @@ func leaseKey(id int64) []byte {
 //
 // In an archive rev is ignored, and the last entry of a key is the one that counts.
 func (f *File) Scan(ctx context.Context, start, end string, rev int64, fn func(*mvccpb.KeyValue) error) error {
-	x, err := f.index(ctx, rev)
+	return f.scan(ctx, start, end, rev, false, fn)
+}
+
+// ScanKeys is [File.Scan] without the values.
+func (f *File) ScanKeys(ctx context.Context, start, end string, rev int64, fn func(*mvccpb.KeyValue) error) error {
+	return f.scan(ctx, start, end, rev, true, fn)
+}
+
+func (f *File) scan(ctx context.Context, start, end string, rev int64, keysOnly bool, fn func(*mvccpb.KeyValue) error) error {
+	places, err := f.ordered(ctx, start, end, rev)
 	if err != nil {
 		return err
 	}
-	lo, hi := x.bounds(start, end)
-	var p page
-	var buf []byte
-	for i := lo; i < hi; i++ {
+	for _, at := range places {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("read %q: %w", f.path, err)
 		}
-		at := x.places[i]
-		if p.data == nil || p.id != at.page {
-			if p, buf, err = f.pages.page(f.keys, at.page, buf); err != nil {
-				return err
-			}
-		}
-		kv, err := f.entry(p, at)
+		kv, err := f.entry(at, keysOnly)
 		if err != nil {
 			return err
 		}
@@ -139,24 +150,92 @@ func (f *File) Scan(ctx context.Context, start, end string, rev int64, fn func(*
 	return nil
 }
 
+// Newest calls fn for every key in [start, end) that is alive at revision rev, as [File.Scan] does, but in no
+// particular order: it goes through the file once, and needs no more than 22 bytes of memory a key to do so. With
+// keysOnly the values are left out. What fn is given, bytes included, is its own only until it returns; fn may call
+// other methods.
+func (f *File) Newest(ctx context.Context, start, end string, rev int64, keysOnly bool, fn func(*mvccpb.KeyValue) error) error {
+	rev, err := f.atRevision(rev)
+	if err != nil {
+		return err
+	}
+	var kv mvccpb.KeyValue
+	give := func(found *fields) error {
+		if !within(found.key, start, end) {
+			return nil
+		}
+		if found.fill(&kv); keysOnly {
+			kv.Value = nil
+		}
+		return fn(&kv)
+	}
+	f.mu.Lock()
+	x := *f.slot(rev)
+	f.mu.Unlock()
+	if x != nil && x.rev == rev {
+		return f.again(ctx, x, give)
+	}
+	x = f.newIndex(rev)
+	if err := f.pass(ctx, x, give); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if slot := f.slot(rev); *slot == nil || (*slot).rev != rev {
+		*slot = x
+	}
+	return nil
+}
+
+func within(key []byte, start, end string) bool {
+	if end == "" {
+		return string(key) == start
+	}
+	return string(key) >= start && (end == "\x00" || string(key) < end)
+}
+
 // Count is the number of keys that [File.Scan] would give.
 func (f *File) Count(ctx context.Context, start, end string, rev int64) (int64, error) {
-	x, err := f.index(ctx, rev)
-	if err != nil {
-		return 0, err
+	if start == "" && end == "\x00" {
+		x, err := f.index(ctx, rev)
+		if err != nil {
+			return 0, err
+		}
+		return int64(x.live), nil
 	}
-	lo, hi := x.bounds(start, end)
-	return int64(hi - lo), nil
+	places, err := f.ordered(ctx, start, end, rev)
+	return int64(len(places)), err
 }
 
 // Get is the entry of key at revision rev (0: newest). Both results are nil when the key did not exist then.
 func (f *File) Get(key string, rev int64) (*mvccpb.KeyValue, error) {
-	var found *mvccpb.KeyValue
-	err := f.Scan(context.Background(), key, "", rev, func(kv *mvccpb.KeyValue) error {
-		found = kv
-		return nil
+	x, err := f.index(context.Background(), rev)
+	if err != nil {
+		return nil, err
+	}
+	at, alive, _, err := x.keys.newest([]byte(key))
+	if err != nil || !alive {
+		return nil, err
+	}
+	return f.entry(at, false)
+}
+
+// Find tells where the newest entry of key stands. It is false when the file has none, or when that is a deletion.
+func (f *File) Find(ctx context.Context, key []byte) (pos Position, ok bool, err error) {
+	x, err := f.index(ctx, 0)
+	if err != nil {
+		return Position{}, false, err
+	}
+	at, alive, _, err := x.keys.newest(key)
+	if err != nil || !alive {
+		return Position{}, false, err
+	}
+	err = guard(f.path, func() error {
+		var kv fields
+		pos, err = f.viewEntry(at, &kv)
+		return err
 	})
-	return found, err
+	return pos, err == nil, err
 }
 
 // Entries calls fn for every entry of the file in the order of the file, earlier revisions included, deletions left
@@ -191,22 +270,13 @@ func (f *File) At(p Position) (*mvccpb.KeyValue, error) {
 // included, in the order of the file: from the oldest to the newest. It reads every entry of the file once and keeps
 // none. An error of fn ends the walk and is returned as it is.
 func (f *File) Revisions(ctx context.Context, key string, fn func(at Position, deleted bool) error) error {
+	var kv fields
 	return f.walkKeys(ctx, func(pos Position, tombstone bool, _ place, value []byte) error {
-		found, err := f.keyAt(pos, value)
-		if err != nil || len(found) == 0 || string(found) != key {
+		if err := f.parse(pos, value, &kv); err != nil || len(kv.key) == 0 || string(kv.key) != key {
 			return err
 		}
 		return fn(pos, tombstone)
 	})
-}
-
-// keyAt is the key of an encoded entry, empty for the empty value that etcdutl's --bump-revision writes.
-func (f *File) keyAt(pos Position, value []byte) ([]byte, error) {
-	key, err := keyOf(value)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %q: the entry at %s: %w", ErrDamaged, f.path, pos, err)
-	}
-	return key, nil
 }
 
 // Stage is the stage that was given to [Archive.Append] with this entry; 0 for other files.
@@ -217,33 +287,41 @@ func (f *File) Stage(p Position) int {
 	return f.archive.stage(p.Main)
 }
 
-func (f *File) entry(p page, at place) (*mvccpb.KeyValue, error) {
-	e, err := f.pages.leaf(p, int(at.index))
-	if err != nil {
-		return nil, err
-	}
-	pos, _, err := positionOf(e.key)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %q: %w", ErrDamaged, f.path, err)
-	}
-	return f.decode(e.value, pos)
+// entry copies the entry at a place of the index.
+func (f *File) entry(at place, keysOnly bool) (kv *mvccpb.KeyValue, err error) {
+	err = guard(f.path, func() error {
+		var found fields
+		if _, err := f.viewEntry(at, &found); err != nil {
+			return err
+		}
+		kv = found.clone(keysOnly)
+		return nil
+	})
+	return kv, err
 }
 
 func (f *File) decode(value []byte, pos Position) (*mvccpb.KeyValue, error) {
-	kv := &mvccpb.KeyValue{}
-	if err := proto.Unmarshal(value, kv); err != nil {
-		// The parser's text could quote a part of the value, which may be a Secret.
-		return nil, fmt.Errorf("%w: %q: the entry at %s is not a key-value message", ErrDamaged, f.path, pos)
+	var found fields
+	if err := f.parse(pos, value, &found); err != nil {
+		return nil, err
 	}
-	return kv, nil
+	return found.clone(false), nil
+}
+
+// position is the revision of an element of bucket "key".
+func (f *File) position(e element) (pos Position, tombstone bool, err error) {
+	if pos, tombstone, err = positionOf(e.key); err != nil {
+		err = fmt.Errorf("%w: %q: %w", ErrDamaged, f.path, err)
+	}
+	return pos, tombstone, err
 }
 
 // walkKeys goes through bucket "key" in file order. value is valid only during the call.
 func (f *File) walkKeys(ctx context.Context, fn func(pos Position, tombstone bool, at place, value []byte) error) error {
 	return f.pages.walk(ctx, f.keys, func(at place, e element) error {
-		pos, tombstone, err := positionOf(e.key)
+		pos, tombstone, err := f.position(e)
 		if err != nil {
-			return fmt.Errorf("%w: %q: %w", ErrDamaged, f.path, err)
+			return err
 		}
 		return fn(pos, tombstone, at, e.value)
 	})
@@ -265,7 +343,8 @@ func (f *File) Check(ctx context.Context) error {
 	if f.archive != nil {
 		return f.checkBatches(ctx)
 	}
-	return f.Entries(ctx, func(Position, *mvccpb.KeyValue) error { return nil })
+	var kv fields
+	return f.walkKeys(ctx, func(pos Position, _ bool, _ place, value []byte) error { return f.parse(pos, value, &kv) })
 }
 
 func (f *File) checkBucket(ctx context.Context, name string, seen *pageSet) error {

@@ -82,16 +82,7 @@ type change struct {
 // makeDB writes a db file as etcd would have, and its meta bucket with the given entries.
 func makeDB(t testing.TB, changes []change, meta map[string][]byte) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "made.db")
-	db, err := bolt.Open(path, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		keys, err := tx.CreateBucket([]byte("key"))
-		if err != nil {
-			return err
-		}
+	return writeDB(t, func(tx *bolt.Tx, keys *bolt.Bucket) error {
 		for _, c := range changes {
 			k := Position{c.rev, c.sub}.bytes()
 			kv := &mvccpb.KeyValue{Key: []byte(c.key)}
@@ -113,6 +104,35 @@ func makeDB(t testing.TB, changes []change, meta map[string][]byte) string {
 			err = errors.Join(err, m.Put([]byte(k), v))
 		}
 		return err
+	})
+}
+
+// rawDB writes a db file whose entries are these bytes, one for each revision from 2 on.
+func rawDB(t testing.TB, entries [][]byte) string {
+	t.Helper()
+	return writeDB(t, func(_ *bolt.Tx, keys *bolt.Bucket) error {
+		for i, e := range entries {
+			if err := keys.Put(Position{Main: int64(i + 2)}.bytes(), e); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func writeDB(t testing.TB, fill func(*bolt.Tx, *bolt.Bucket) error) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "made.db")
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		keys, err := tx.CreateBucket([]byte("key"))
+		if err != nil {
+			return err
+		}
+		return fill(tx, keys)
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
@@ -199,6 +219,10 @@ func readAll(ctx context.Context, f *File) error {
 		return nil
 	}))
 	err = errors.Join(err, f.Revisions(ctx, "/registry/pods/team/x", func(Position, bool) error { return nil }))
+	err = errors.Join(err, f.Newest(ctx, "", "\x00", 0, false, nop), f.Newest(ctx, "/registry/", "/registry0", f.Revision()/2, true, nop))
+	_, getErr := f.Get("/registry/pods/ops-tools/error-ret-00007", 0)
+	_, _, findErr := f.Find(ctx, []byte("/registry/pods/ops-tools/error-ret-00008"))
+	err = errors.Join(err, getErr, findErr)
 	f.LeaseTTL(7)
 	_, noteErr := f.Notes(ctx)
 	return errors.Join(err, noteErr, f.Check(ctx))

@@ -135,16 +135,34 @@ func (f *File) walkBatches(ctx context.Context, fn func(batch) error) error {
 		if !ok {
 			return nil
 		}
-		var b batch
-		var err error
-		if b.first, err = strconv.ParseInt(ordinal, 10, 64); err != nil {
+		first, err := strconv.ParseInt(ordinal, 10, 64)
+		if err != nil {
 			return f.pages.damaged("batch %q has no ordinal", ordinal)
 		}
-		if err := json.Unmarshal(e.value, &b); err != nil {
-			return f.pages.damaged("the record of batch %d cannot be read", b.first)
+		b, err := f.batch(first, e.value)
+		if err != nil {
+			return err
 		}
 		return fn(b)
 	})
+}
+
+func (f *File) batch(first int64, record []byte) (batch, error) {
+	b := batch{first: first}
+	if err := json.Unmarshal(record, &b); err != nil {
+		return b, f.pages.damaged("the record of batch %d cannot be read", first)
+	}
+	return b, nil
+}
+
+// batchAt is the batch whose first entry has that ordinal.
+func (f *File) batchAt(first int64) (b batch, ok bool, err error) {
+	e, ok, err := f.pages.get(f.archive.bucket, batch{first: first}.key())
+	if err != nil || !ok {
+		return b, false, err
+	}
+	b, err = f.batch(first, e.value)
+	return b, err == nil, err
 }
 
 // Notes are the remarks that were added to an archive, oldest first; none for other files.
@@ -163,42 +181,63 @@ func (f *File) Notes(ctx context.Context) ([]Note, error) {
 	return notes, err
 }
 
-// checkBatches compares every entry with the checksum of its batch, and finds entries that no batch claims.
+// checkBatches compares every entry with the checksum of its batch, and finds entries that no batch claims. A slow run
+// leaves hundreds of thousands of batches, so their records are read one by one.
 func (f *File) checkBatches(ctx context.Context) error {
-	var batches []batch
-	if err := f.walkBatches(ctx, func(b batch) error {
-		batches = append(batches, b)
-		return nil
-	}); err != nil {
+	records := 0
+	if err := f.walkBatches(ctx, func(batch) error { records++; return nil }); err != nil {
 		return err
 	}
-	next, left, sum := int64(1), int64(0), newBatchSum()
+	c := &batchCheck{File: f, next: 1, records: records}
 	err := f.walkKeys(ctx, func(pos Position, tombstone bool, _ place, value []byte) error {
-		if left == 0 {
-			if len(batches) == 0 || batches[0].first != next || batches[0].Count < 1 {
-				return f.pages.damaged("entry %s belongs to no batch", pos)
+		if c.left == 0 {
+			if err := c.begin(pos); err != nil {
+				return err
 			}
-			left, sum = batches[0].Count, newBatchSum()
 		}
-		if pos != (Position{Main: next}) || tombstone {
-			return f.pages.damaged("entry %s stands where %d is due", pos, next)
-		}
-		if _, err := f.decode(value, pos); err != nil {
-			return err
-		}
-		sum.add(pos, value)
-		next++
-		if left--; left > 0 {
-			return nil
-		}
-		if sum.String() != batches[0].SHA256 {
-			return f.pages.damaged("the checksum of the entries from %d on does not match", batches[0].first)
-		}
-		batches = batches[1:]
-		return nil
+		return c.add(pos, tombstone, value)
 	})
-	if err == nil && (left != 0 || len(batches) != 0) {
-		err = f.pages.damaged("entries from %d on are missing", next)
+	if err == nil && (c.left != 0 || c.records != 0) {
+		err = f.pages.damaged("entries from %d on are missing", c.next)
 	}
 	return err
+}
+
+// batchCheck is where checkBatches is.
+type batchCheck struct {
+	*File
+	next    int64 // ordinal of the next entry
+	left    int64 // entries of its batch that are still due
+	records int   // batches that have not begun
+	batch   batch
+	sum     batchSum
+}
+
+func (c *batchCheck) begin(pos Position) error {
+	b, ok, err := c.batchAt(c.next)
+	if err != nil {
+		return err
+	}
+	if !ok || b.Count < 1 {
+		return c.pages.damaged("entry %s belongs to no batch", pos)
+	}
+	c.batch, c.left, c.sum = b, b.Count, newBatchSum()
+	c.records--
+	return nil
+}
+
+func (c *batchCheck) add(pos Position, tombstone bool, value []byte) error {
+	if pos != (Position{Main: c.next}) || tombstone {
+		return c.pages.damaged("entry %s stands where %d is due", pos, c.next)
+	}
+	var kv fields
+	if err := c.parse(pos, value, &kv); err != nil {
+		return err
+	}
+	c.sum.add(pos, value)
+	c.next++
+	if c.left--; c.left == 0 && c.sum.String() != c.batch.SHA256 {
+		return c.pages.damaged("the checksum of the entries from %d on does not match", c.batch.first)
+	}
+	return nil
 }

@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -50,8 +49,11 @@ func Open(path string, opt Options) (*File, error) {
 		return nil, err
 	}
 	f := &File{path: path, size: h.size, db: h.db}
-	if err := f.load(h); err != nil {
-		_ = h.db.Close()
+	if f.data, err = mapFile(h.file, path, h.size); err == nil {
+		err = f.load(int64(h.db.Info().PageSize))
+	}
+	if err != nil {
+		_ = f.Close()
 		return nil, err
 	}
 	return f, nil
@@ -157,26 +159,13 @@ func openError(path string, err error) error {
 	return fmt.Errorf("open db file %q: %w", path, err)
 }
 
-// guard runs f and makes an error of a panic. Faults count as panics: bbolt reads through a memory map, so a file
-// that is shorter than its pages say raises SIGBUS.
-func guard(path string, f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: %q: %v", ErrDamaged, path, r)
-		}
-	}()
-	return f()
-}
-
 // load finds the buckets and reads the small ones.
-func (f *File) load(h *shared) error {
-	pageSize := int64(h.db.Info().PageSize)
-	if pageSize < pageHeaderSize+metaSize || pageSize > maxPageBytes {
+func (f *File) load(pageSize int64) error {
+	if pageSize < pageHeaderSize+metaSize || pageSize > maxPageBytes || pageSize%elemSize != 0 {
 		return fmt.Errorf("%w: %q has pages of %d bytes", ErrDamaged, f.path, pageSize)
 	}
 	var err error
-	if f.pages, err = newPages(h.file, f.path, h.size, pageSize); err != nil {
+	if f.pages, err = newPages(f.data, f.path, pageSize); err != nil {
 		return err
 	}
 	var ok bool

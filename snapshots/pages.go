@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 )
 
 // The on-disk format of bbolt, version 2 (bbolt internal/common: page.go, meta.go, inode.go).
@@ -35,17 +34,46 @@ const (
 // errStop ends a walk early; it never leaves this package.
 var errStop = errors.New("stop")
 
-// pages reads bbolt's page tree straight from the file, without a memory map and with every length, offset and
-// page number checked. bbolt itself trusts them: on a damaged file it panics, faults on a page beyond the end, or
-// descends a loop until the stack overflows, which no recover can catch.
+// pages reads bbolt's page tree from the mapped file, with every length, offset and page number checked. bbolt itself
+// trusts them: on a damaged file it panics, faults on a page beyond the end, or descends a loop until the stack
+// overflows, which no recover can catch.
 type pages struct {
-	r        io.ReaderAt
+	data     []byte // the mapped file, hash trailer included; see mapFile
 	path     string
-	size     int64 // of the file, hash trailer included
 	pageSize int64
 	limit    uint64 // first page number that is not in use
 	root     uint64
 	txid     uint64
+}
+
+// place is where an element stands in a file: the offset of its header in units of its size, which divides all of
+// bbolt's offsets of headers. In a bucket that is stored inline it is one more than the element's number.
+type place uint64
+
+func (ps *pages) placeOf(p page, i int) place {
+	return place((int64(p.id)*ps.pageSize+pageHeaderSize)/elemSize) + place(i)
+}
+
+// viewAt is the element at a place that a walk has found, with the conditions of view.
+func (ps *pages) viewAt(t tree, at place) (element, error) {
+	if t.root == 0 {
+		p, err := ps.inlined(t)
+		if err != nil {
+			return element{}, err
+		}
+		return ps.leaf(p, int(at)-1)
+	}
+	off, size := uint64(at)*elemSize, uint64(len(ps.data))
+	if off+elemSize > size {
+		return element{}, ps.damaged("the file ends at its element %d", at)
+	}
+	e := ps.data[off:]
+	pos, klen, vlen := uint64(binary.NativeEndian.Uint32(e[4:])), uint64(binary.NativeEndian.Uint32(e[8:])), uint64(binary.NativeEndian.Uint32(e[12:]))
+	if off+pos+klen+vlen > size {
+		return element{}, ps.damaged("the file ends inside its element %d", at)
+	}
+	kv := e[pos : pos+klen+vlen : pos+klen+vlen]
+	return element{flags: binary.NativeEndian.Uint32(e), key: kv[:klen:klen], value: kv[klen:]}, nil
 }
 
 // page is one page with its overflow. Page 0 is never part of a tree and stands for a bucket stored inline.
@@ -73,15 +101,19 @@ func (ps *pages) damaged(format string, args ...any) error {
 }
 
 // newPages picks the newer of the two valid meta pages, as bbolt does.
-func newPages(r io.ReaderAt, path string, size, pageSize int64) (*pages, error) {
-	ps := &pages{r: r, path: path, size: size, pageSize: pageSize}
+func newPages(data []byte, path string, pageSize int64) (*pages, error) {
+	ps := &pages{data: data, path: path, pageSize: pageSize}
 	found := false
-	for n := range int64(2) {
-		var buf [pageHeaderSize + metaSize]byte
-		if _, err := r.ReadAt(buf[:], n*pageSize); err != nil {
-			continue
+	err := guard(path, func() error {
+		for from := range min(2, int64(len(data))/pageSize) {
+			if m := data[from*pageSize:]; len(m) >= pageHeaderSize+metaSize {
+				found = ps.useMeta(m[pageHeaderSize:pageHeaderSize+metaSize]) || found
+			}
 		}
-		found = ps.useMeta(buf[pageHeaderSize:]) || found
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	if !found {
 		return nil, fmt.Errorf("%w: %q has no valid meta page", ErrNotDB, path)
@@ -105,47 +137,40 @@ func (ps *pages) useMeta(m []byte) bool {
 	return ok
 }
 
-// read reads page id into buf, which it grows as needed.
-func (ps *pages) read(id uint64, buf []byte) (page, []byte, error) {
-	if id < 2 || id >= ps.limit || id > uint64(ps.size/ps.pageSize) {
-		return page{}, buf, ps.damaged("page %d is outside the file", id)
+// view is page id in the mapped file: the caller runs under guard and lets nothing of it out.
+func (ps *pages) view(id uint64) (page, error) {
+	size := int64(len(ps.data))
+	if id < 2 || id >= ps.limit || id > uint64(size/ps.pageSize) {
+		return page{}, ps.damaged("page %d is outside the file", id)
 	}
 	off := int64(id) * ps.pageSize
-	buf = sized(buf, ps.pageSize)
-	if err := ps.readAt(buf, off, id); err != nil {
-		return page{}, buf, err
+	if off+ps.pageSize > size {
+		return page{}, ps.damaged("the file ends inside page %d", id)
 	}
-	if got := binary.NativeEndian.Uint64(buf); got != id {
-		return page{}, buf, ps.damaged("page %d says it is page %d", id, got)
+	head := ps.data[off : off+pageHeaderSize]
+	if got := binary.NativeEndian.Uint64(head); got != id {
+		return page{}, ps.damaged("page %d says it is page %d", id, got)
 	}
-	if extra := int64(binary.NativeEndian.Uint32(buf[12:])); extra > 0 {
-		total := (1 + extra) * ps.pageSize
-		if total > maxPageBytes || off+total > ps.size {
-			return page{}, buf, ps.damaged("page %d is longer than the file", id)
-		}
-		buf = sized(buf, total)
-		if err := ps.readAt(buf, off, id); err != nil {
-			return page{}, buf, err
-		}
+	total := (1 + int64(binary.NativeEndian.Uint32(head[12:]))) * ps.pageSize
+	if total > max(maxPageBytes, ps.pageSize) || off+total > size {
+		return page{}, ps.damaged("page %d is longer than the file", id)
 	}
-	p, err := ps.parse(id, buf)
-	return p, buf, err
+	return ps.parse(id, ps.data[off:off+total:off+total])
 }
 
-func sized(buf []byte, n int64) []byte {
-	if int64(cap(buf)) < n {
-		return make([]byte, n)
-	}
-	return buf[:n]
-}
-
-func (ps *pages) readAt(buf []byte, off int64, id uint64) error {
-	if _, err := ps.r.ReadAt(buf, off); errors.Is(err, io.EOF) {
-		return ps.damaged("the file ends inside page %d", id)
-	} else if err != nil {
-		return fmt.Errorf("read page %d of %q: %w", id, ps.path, err)
-	}
-	return nil
+// read copies page id to where room says, which must be as long as the page.
+func (ps *pages) read(id uint64, room func(p page) []byte) (p page, err error) {
+	err = guard(ps.path, func() error {
+		p, err = ps.view(id)
+		if err != nil {
+			return err
+		}
+		buf := room(p)
+		copy(buf, p.data)
+		p, err = ps.parse(id, buf)
+		return err
+	})
+	return p, err
 }
 
 func (ps *pages) parse(id uint64, data []byte) (page, error) {
@@ -192,19 +217,24 @@ func (ps *pages) leaf(p page, i int) (element, error) {
 	return element{flags: binary.NativeEndian.Uint32(e), key: kv[:klen:klen], value: kv[klen:]}, nil
 }
 
-// page reads one page of t by number.
-func (ps *pages) page(t tree, id uint64, buf []byte) (page, []byte, error) {
-	if id != 0 {
-		return ps.read(id, buf)
-	}
+// inlined is the only page of a bucket that is stored inline.
+func (ps *pages) inlined(t tree) (page, error) {
 	if len(t.inline) < pageHeaderSize {
-		return page{}, buf, ps.damaged("an inline bucket is too short")
+		return page{}, ps.damaged("an inline bucket is too short")
 	}
 	p, err := ps.parse(0, t.inline)
 	if err == nil && p.flags != leafPage {
 		err = ps.damaged("an inline bucket is not a leaf")
 	}
-	return p, buf, err
+	return p, err
+}
+
+// viewOf is page id of t, with the conditions of view.
+func (ps *pages) viewOf(t tree, id uint64) (page, error) {
+	if id != 0 {
+		return ps.view(id)
+	}
+	return ps.inlined(t)
 }
 
 // bucket finds a top-level bucket. ok is false when the file has none of that name.
@@ -225,9 +255,19 @@ func (ps *pages) bucket(name string) (t tree, ok bool, err error) {
 
 // get finds one key. What it returns belongs to the caller.
 func (ps *pages) get(t tree, key []byte) (e element, ok bool, err error) {
+	err = guard(ps.path, func() error {
+		if e, ok, err = ps.lookup(t, key); ok {
+			e.key, e.value = bytes.Clone(e.key), bytes.Clone(e.value)
+		}
+		return err
+	})
+	return e, ok, err
+}
+
+func (ps *pages) lookup(t tree, key []byte) (e element, ok bool, err error) {
 	id := t.root
 	for range maxDepth {
-		p, _, err := ps.page(t, id, nil)
+		p, err := ps.viewOf(t, id)
 		if err != nil {
 			return element{}, false, err
 		}
@@ -283,110 +323,6 @@ func (ps *pages) child(p page, key []byte) (uint64, error) {
 	return id, err
 }
 
-// walker goes through a tree in key order.
-type walker struct {
-	*pages
-	ctx  context.Context
-	t    tree
-	fn   func(at place, e element) error
-	bufs [maxDepth][]byte
-	low  []byte // no key may be below: the branch key that led here
-	last []byte
-	seen *pageSet
-}
-
-// pageSet remembers pages. A page that is met twice means a loop, or two buckets that share it.
-type pageSet []uint64
-
-func (ps *pages) newPageSet() *pageSet {
-	s := make(pageSet, min(ps.limit, uint64(ps.size/ps.pageSize)+1)/64+1)
-	return &s
-}
-
-// add is false if one of the n pages from id on is in the set already, or outside of the file.
-func (s pageSet) add(id, n uint64) bool {
-	for ; n > 0; id, n = id+1, n-1 {
-		if id/64 >= uint64(len(s)) || s[id/64]&(1<<(id%64)) != 0 {
-			return false
-		}
-		s[id/64] |= 1 << (id % 64)
-	}
-	return true
-}
-
-// place is where an element stands in its tree.
-type place struct {
-	page  uint64
-	index uint32
-}
-
-// walk hands every element of t to fn, in key order. Elements are valid only during the call. Every page is read at
-// most once, so a damaged tree ends in an error and never in a loop.
-func (ps *pages) walk(ctx context.Context, t tree, fn func(at place, e element) error) error {
-	return ps.walkOnce(ctx, t, ps.newPageSet(), fn)
-}
-
-// walkOnce is walk for several trees that must not share a page.
-func (ps *pages) walkOnce(ctx context.Context, t tree, seen *pageSet, fn func(at place, e element) error) error {
-	w := &walker{pages: ps, ctx: ctx, t: t, fn: fn, seen: seen}
-	if err := w.descend(t.root, 0); err != nil && !errors.Is(err, errStop) {
-		return err
-	}
-	return nil
-}
-
-func (w *walker) descend(id uint64, depth int) error {
-	if err := w.ctx.Err(); err != nil {
-		return err
-	}
-	if depth == maxDepth {
-		return w.damaged("the page tree has a loop")
-	}
-	p, buf, err := w.pages.page(w.t, id, w.bufs[depth])
-	w.bufs[depth] = buf
-	if err != nil {
-		return err
-	}
-	if id != 0 && !w.seen.add(id, uint64(len(p.data))/uint64(w.pageSize)) {
-		return w.damaged("page %d is part of the tree twice", id)
-	}
-	if p.flags == leafPage {
-		return w.elements(p)
-	}
-	for i := range p.count {
-		key, child, err := w.branch(p, i)
-		if err != nil {
-			return err
-		}
-		// A search trusts branch keys, so a wrong one would hide entries from it.
-		if w.last != nil && bytes.Compare(w.last, key) >= 0 {
-			return w.damaged("the keys of page %d are out of order", p.id)
-		}
-		w.low = append(w.low[:0], key...)
-		if err := w.descend(child, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *walker) elements(p page) error {
-	for i := range p.count {
-		e, err := w.leaf(p, i)
-		if err != nil {
-			return err
-		}
-		if bytes.Compare(e.key, w.low) < 0 || w.last != nil && bytes.Compare(w.last, e.key) >= 0 {
-			return w.damaged("the keys of page %d are out of order", p.id)
-		}
-		w.last = append(w.last[:0], e.key...)
-		if err := w.fn(place{page: p.id, index: uint32(i)}, e); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // buckets names the top-level buckets, in order.
 func (ps *pages) buckets(ctx context.Context, seen *pageSet) ([]string, error) {
 	var names []string
@@ -400,11 +336,20 @@ func (ps *pages) buckets(ctx context.Context, seen *pageSet) ([]string, error) {
 	return names, err
 }
 
-// lastKey is the greatest key of t, nil when it is empty.
-func (ps *pages) lastKey(t tree) ([]byte, error) {
+// lastKey is the greatest key of t, nil when it is empty. It belongs to the caller.
+func (ps *pages) lastKey(t tree) (key []byte, err error) {
+	err = guard(ps.path, func() error {
+		key, err = ps.findLast(t)
+		key = bytes.Clone(key)
+		return err
+	})
+	return key, err
+}
+
+func (ps *pages) findLast(t tree) ([]byte, error) {
 	id := t.root
 	for range maxDepth {
-		p, _, err := ps.page(t, id, nil)
+		p, err := ps.viewOf(t, id)
 		if err != nil || p.count == 0 {
 			return nil, err
 		}

@@ -24,12 +24,17 @@ func (s *File) Revision() int64 { return s.rev }
 
 // Scan implements Source.
 func (s *File) Scan(ctx context.Context, r Range, keysOnly bool, fn func(*mvccpb.KeyValue) error) error {
-	return s.f.Scan(ctx, r.Start, r.End, 0, func(kv *mvccpb.KeyValue) error {
-		if keysOnly {
-			kv.Value = nil
-		}
-		return fn(kv)
-	})
+	if keysOnly {
+		return s.f.ScanKeys(ctx, r.Start, r.End, 0, fn)
+	}
+	return s.f.Scan(ctx, r.Start, r.End, 0, fn)
+}
+
+// ScanUnordered is Scan in no particular order, at the speed of reading the
+// file once from its end to its beginning. The KeyValue and its bytes are fn's
+// only until it returns, and are then used again: fn copies what it keeps.
+func (s *File) ScanUnordered(ctx context.Context, r Range, keysOnly bool, fn func(*mvccpb.KeyValue) error) error {
+	return s.f.Newest(ctx, r.Start, r.End, 0, keysOnly, fn)
 }
 
 // Count implements Source.

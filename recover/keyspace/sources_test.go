@@ -3,6 +3,7 @@ package keyspace_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -184,6 +185,32 @@ func compareKeys(t *testing.T, live, file keyspace.Source, all []entry) {
 			}
 			if e, exists := want[key]; exists != (kv != nil) || exists && entryOf(kv) != e {
 				t.Errorf("%s: Get of %s = %v", name, key, kv)
+			}
+		}
+	}
+}
+
+// TestScanUnordered gives what Scan gives, in whatever order.
+func TestScanUnordered(t *testing.T) {
+	t.Parallel()
+	src := keyspace.FromFile(zoo(t))
+	for _, r := range []keyspace.Range{
+		everything(), keyspace.Prefix(prefix), keyspace.Prefix(prefix + "pods/team/"), keyspace.Prefix(prefix + "none/"),
+		{Start: prefix + "configmaps/team/corrupt"}, {Start: "z", End: "a"},
+	} {
+		for _, keysOnly := range []bool{false, true} {
+			var got []entry
+			err := src.ScanUnordered(t.Context(), r, keysOnly, func(kv *mvccpb.KeyValue) error {
+				got = append(got, entryOf(kv))
+				clear(kv.Key) // what is fn's may be spoiled
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			slices.SortFunc(got, func(a, b entry) int { return strings.Compare(a.Key, b.Key) })
+			if diff := difference(scan(t, src, r, keysOnly), got); diff != "" {
+				t.Errorf("%q, keys only %v (-ordered +unordered):\n%s", r, keysOnly, diff)
 			}
 		}
 	}

@@ -34,7 +34,6 @@ type undoBuilder struct {
 	UndoRequest
 	out    *Writer
 	sum    *Summary
-	newest map[string]entryID // which entry of a key counts
 	batch  []undoEntry
 	stages map[int]*StageInfo
 }
@@ -56,15 +55,10 @@ type undoEntry struct {
 // newest bytes count. Objects that are there with identical bytes need no
 // step; those with other bytes are left alone and counted.
 func Undo(ctx context.Context, req UndoRequest, out *Writer) (*Summary, error) {
-	b := &undoBuilder{UndoRequest: req, out: out, sum: newSummary(), newest: map[string]entryID{}, stages: map[int]*StageInfo{}}
+	b := &undoBuilder{UndoRequest: req, out: out, sum: newSummary(), stages: map[int]*StageInfo{}}
 	order := b.newestFirst()
-	for _, source := range order {
-		if err := b.index(ctx, source); err != nil {
-			return nil, err
-		}
-	}
-	for rank, source := range order {
-		if err := b.addArchive(ctx, rank, source); err != nil {
+	for rank := range order {
+		if err := b.addArchive(ctx, rank, order); err != nil {
 			return nil, err
 		}
 	}
@@ -92,26 +86,32 @@ func (b *undoBuilder) newestFirst() []int {
 	return order
 }
 
-// index notes the last entry of every key; keys of newer archives stand
-// already.
-func (b *undoBuilder) index(ctx context.Context, source int) error {
-	return b.Archives[source].Entries(ctx, func(at snapshots.Position, kv *mvccpb.KeyValue) error {
-		if old, ok := b.newest[string(kv.Key)]; !ok || old.source == source {
-			b.newest[string(kv.Key)] = entryID{source, at}
+// superseded tells whether a later entry of the same archive or one of a
+// newer archive has the same key. The archives are asked, because a million
+// keys are too many to be held.
+func (b *undoBuilder) superseded(ctx context.Context, newer []int, id entryID, key []byte) (bool, error) {
+	for _, source := range newer {
+		if _, ok, err := b.Archives[source].Find(ctx, key); ok || err != nil {
+			return ok, err
 		}
-		return nil
-	})
+	}
+	last, _, err := b.Archives[id.source].Find(ctx, key)
+	return last != id.at, err
 }
 
 // stagesOfOne is more stages than one archive has: a stage for each level of
 // owners and each pass.
 const stagesOfOne = 1 << 20
 
-func (b *undoBuilder) addArchive(ctx context.Context, rank, source int) error {
+// addArchive adds the archive at a rank of the order, newest first.
+func (b *undoBuilder) addArchive(ctx context.Context, rank int, order []int) error {
+	source := order[rank]
 	f := b.Archives[source]
 	err := f.Entries(ctx, func(at snapshots.Position, kv *mvccpb.KeyValue) error {
 		id := entryID{source, at}
-		if b.newest[string(kv.Key)] != id {
+		if old, err := b.superseded(ctx, order[:rank], id, kv.Key); err != nil {
+			return err
+		} else if old {
 			b.sum.Superseded++
 			return nil
 		}

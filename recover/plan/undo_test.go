@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -164,6 +165,42 @@ func TestOnlyTheNewestBytesOfAKeyCount(t *testing.T) {
 		kv, err := []*snapshots.File{older, newer}[l.Step.Source].At(position(t, l.Step.Position))
 		if err != nil || string(kv.Key) != l.Step.Key || kv.ModRevision != l.Step.SourceModRevision {
 			t.Errorf("%s: its position %s holds %s at %d, %v", l.Step.Key, l.Step.Position, kv.GetKey(), kv.GetModRevision(), err)
+		}
+	}
+}
+
+// TestUndoOfRandomArchives: several archives with keys in common, against a
+// map.
+func TestUndoOfRandomArchives(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 4))
+	for range 20 {
+		var files []*snapshots.File
+		newest := map[string]int64{} // key to the revision that counts
+		var entries, rev int64
+		for hour := range 1 + r.IntN(4) {
+			var batches [][]*mvccpb.KeyValue
+			for range 1 + r.IntN(5) {
+				var batch []*mvccpb.KeyValue
+				for range 1 + r.IntN(12) {
+					rev++
+					o := thing{key: fmt.Sprintf("%s-%d", podKey, r.IntN(40)), kind: "v1 Pod"}
+					batch = append(batch, o.entry(rev))
+					newest[o.key] = rev
+					entries++
+				}
+				batches = append(batches, batch)
+			}
+			files = append(files, archive(t, at(hour), nil, batches...))
+		}
+		r.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
+		sum, lines := undone(t, UndoRequest{Archives: files, Now: empty(t)})
+		got := map[string]int64{}
+		for _, l := range lines {
+			got[l.Step.Key] = l.Step.SourceModRevision
+		}
+		if diff := cmp.Diff(newest, got); diff != "" || len(lines) != len(newest) || sum.Superseded != entries-int64(len(newest)) {
+			t.Fatalf("%d steps, %d superseded of %d; revisions (-want +got):\n%s", len(lines), sum.Superseded, entries, diff)
 		}
 	}
 }
