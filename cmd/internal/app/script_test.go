@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == sandbox.ChildCommand {
 		os.Exit(likeMain())
 	}
+	if len(os.Args) > 1 && os.Args[1] == floorCommand {
+		os.Exit(floorMain(os.Args[2:]))
+	}
 	testscript.Main(tests.of(m), map[string]func(){
 		"etcd-rescue":      func() { os.Exit(likeMain()) },
 		"etcd-rescue-full": func() { os.Exit(onFullDisk()) },

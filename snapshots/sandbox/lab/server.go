@@ -1,0 +1,44 @@
+package lab
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+)
+
+// Server returns the path of a real server, or of a client that comes with one: "etcd-3.6", "kine",
+// "etcd-3.6/etcdctl" and so on are directories below testdata/servers. It is built on first use, for which the Go
+// module proxy is needed. The working directory must lie in this module, as that of its tests does.
+func Server(ctx context.Context, name string) (string, error) {
+	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	module, command, _ := strings.Cut(name, "/")
+	dir := filepath.Join(filepath.Dir(strings.TrimSpace(string(gomod))), "testdata", "servers", module)
+	sum, err := os.ReadFile(filepath.Join(dir, "go.sum"))
+	if err != nil {
+		return "", fmt.Errorf("there is no server %q: %w", name, err)
+	}
+	hash := sha256.Sum256(append(sum, runtime.Version()...))
+	path, err := cached("servers", fmt.Sprintf("%s-%x", strings.ReplaceAll(name, "/", "-"), hash[:8]))
+	if err != nil {
+		return "", err
+	}
+	return path, once(path, func(part string) error { return build(ctx, dir, command, part) })
+}
+
+func build(ctx context.Context, dir, command, to string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", dir, "-buildvcs=false", "-o", to, "./"+command)
+	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return errors.Join(fmt.Errorf("build %s: %w", dir, err), errors.New(string(out)))
+	}
+	return nil
+}
