@@ -65,7 +65,7 @@ func Run(ctx context.Context, p Process) int {
 
 func commandTree() []*command {
 	return []*command{
-		countCommand(), listCommand(), getCommand(), historyCommand(), resourcesCommand(),
+		countCommand(), listCommand(), getCommand(), historyCommand(), resourcesCommand(), topCommand(),
 		deleteCommand(), applyCommand(), undoCommand(),
 		drillCommand(), versionCommand(), sandboxCommand(),
 	}

@@ -84,8 +84,8 @@ func TestParseArgsRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ line, message, hint string }{
 		{"lst", `unknown command "lst"`, "did you mean: etcd-rescue list"},
-		{"bogus --what", `unknown command "bogus"`, "the commands are: count, list, get, history, resources, delete, apply, undo, drill, version"},
-		{"sandbox", `unknown command "sandbox"`, "the commands are: count, list, get, history, resources, delete, apply, undo, drill, version"},
+		{"bogus --what", `unknown command "bogus"`, "the commands are: count, list, get, history, resources, top, delete, apply, undo, drill, version"},
+		{"sandbox", `unknown command "sandbox"`, "the commands are: count, list, get, history, resources, top, delete, apply, undo, drill, version"},
 		{"--what", "unknown flag --what", ""},
 		{"delete pods --execut", "unknown flag --execut", "did you mean --execute"},
 		{"delete pods --Execute", "unknown flag --Execute", "did you mean --execute"},

@@ -72,13 +72,6 @@ func (c *counter) count(ctx context.Context, src keyspace.Source, f *filter.Filt
 	return c.scan(ctx, src, f)
 }
 
-// unordered is a source that is read faster in an order of its own.
-type unordered interface {
-	// ScanUnordered is Scan in no particular order; the KeyValue is valid
-	// during the call only.
-	ScanUnordered(ctx context.Context, r keyspace.Range, keysOnly bool, fn func(*mvccpb.KeyValue) error) error
-}
-
 // plan decides how deep to look. Where the number of keys is known it returns
 // that too, else -1.
 func (c *counter) plan(ctx context.Context, src keyspace.Source, f *filter.Filter) (int64, error) {
@@ -87,9 +80,9 @@ func (c *counter) plan(ctx context.Context, src keyspace.Source, f *filter.Filte
 	if keysOnly && (f.NeedsValue() || c.result.withBytes || c.needsHead()) {
 		return 0, usage("leave it out", "--%s contradicts what was asked for: that stands in the values", flagKeysOnly)
 	}
-	file, ok := src.(unordered)
+	_, isFile := src.(unordered)
 	var n int64 = -1
-	if !ok {
+	if !isFile {
 		n = 0
 		for _, r := range f.Ranges() {
 			count, err := src.Count(ctx, r)
@@ -106,7 +99,7 @@ func (c *counter) plan(ctx context.Context, src keyspace.Source, f *filter.Filte
 	case n > maxChecked:
 		c.stopDecoding()
 		c.sayUnchecked(n)
-	case file != nil:
+	case isFile:
 		c.mayStop = true
 	}
 	return n, nil
@@ -162,11 +155,7 @@ func (c *counter) scan(ctx context.Context, src keyspace.Source, f *filter.Filte
 // all of it: the whole registry is so read together with what lies outside.
 func (c *counter) read(ctx context.Context, src keyspace.Source, r keyspace.Range, fn func(*mvccpb.KeyValue) error) error {
 	keysOnly := c.depth == keysAlone
-	file, ok := src.(unordered)
-	if !ok || r.End == "" {
-		return src.Scan(ctx, r, keysOnly, fn)
-	}
-	if prefix := c.s.reader.Prefix; r == keyspace.Prefix(prefix) {
+	if prefix := c.s.reader.Prefix; c.s.file != nil && r == keyspace.Prefix(prefix) {
 		inside := fn
 		r = keyspace.Range{Start: "\x00", End: "\x00"}
 		fn = func(kv *mvccpb.KeyValue) error {
@@ -177,7 +166,7 @@ func (c *counter) read(ctx context.Context, src keyspace.Source, r keyspace.Rang
 			return inside(kv)
 		}
 	}
-	return file.ScanUnordered(ctx, r, keysOnly, fn)
+	return scanAny(ctx, src, r, keysOnly, fn)
 }
 
 // needsHead reports whether a grouping is not in the key.
@@ -296,10 +285,7 @@ func (c *counter) property(o *filter.Object, by string) string {
 	value := ""
 	switch by {
 	case byResource:
-		if o.Key.Resource == nil {
-			return unknownResource
-		}
-		value = o.Key.Resource.String()
+		return resourceName(o)
 	case byNamespace:
 		value = o.Key.Namespace
 	case "node":
@@ -318,6 +304,13 @@ func (c *counter) property(o *filter.Object, by string) string {
 		value = c.ownerOf(o.Head.Meta.Owners)
 	}
 	return cmp.Or(value, none)
+}
+
+func resourceName(o *filter.Object) string {
+	if o.Key.Resource == nil {
+		return unknownResource
+	}
+	return o.Key.Resource.String()
 }
 
 // created is the minute of a time, or what the timeline has room for. Objects

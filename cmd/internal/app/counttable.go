@@ -115,6 +115,7 @@ func (inv *invocation) countCells(r *countResult, g tally.Group, approximate boo
 func (inv *invocation) countDocument(r *countResult) error {
 	var whole bytes.Buffer
 	doc := r.document()
+	inv.sayHowRead(doc)
 	write, hole, encode := term.JSON, "\n    \"groups\": null", writeJSONGroups
 	if inv.format() == "yaml" {
 		write, hole, encode = term.YAML, "\ngroups: null", writeYAMLGroups

@@ -49,12 +49,16 @@ func wantsJSON(flags []string) bool {
 
 func (inv *invocation) json() bool { return inv.format() == formatJSON || inv.format() == formatJSONL }
 
-// document prints a report as one JSON or YAML document. It says how the store
-// was read, unless that was as ever.
-func (inv *invocation) document(doc map[string]any) error {
+// sayHowRead adds to a report how the store was read, unless that was as ever.
+func (inv *invocation) sayHowRead(doc map[string]any) {
 	if inv.serializable() {
 		doc["consistency"] = consistencySerializable
 	}
+}
+
+// document prints a report as one JSON or YAML document.
+func (inv *invocation) document(doc map[string]any) error {
+	inv.sayHowRead(doc)
 	if inv.format() == "yaml" {
 		return term.YAML(inv.Streams.Out, doc)
 	}

@@ -75,7 +75,7 @@ func runResources(ctx context.Context, inv *invocation) error {
 		if i.filter, _, err = s.filter(filter.Selection{}, src); err != nil {
 			return err
 		}
-		err := src.Scan(ctx, keyspace.Prefix(s.reader.Prefix), false, func(kv *mvccpb.KeyValue) error { return i.add(ctx, kv) })
+		err := scanAny(ctx, src, keyspace.Prefix(s.reader.Prefix), false, func(kv *mvccpb.KeyValue) error { return i.add(ctx, kv) })
 		if err != nil {
 			return err
 		}

@@ -402,7 +402,7 @@ func (s *session) clock(ctx context.Context) (time.Time, error) {
 		return s.newest, nil
 	}
 	newest := ""
-	err := s.mainSource.Scan(ctx, keyspace.Prefix(s.reader.Prefix), false, func(kv *mvccpb.KeyValue) error {
+	err := scanAny(ctx, s.mainSource, keyspace.Prefix(s.reader.Prefix), false, func(kv *mvccpb.KeyValue) error {
 		m := s.reader.Read(ctx, string(kv.Key), kv.Value).Head.Meta
 		for _, t := range []time.Time{m.Created, m.Deleted} {
 			if t.After(s.newest) {
