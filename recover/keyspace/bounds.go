@@ -33,6 +33,7 @@ type bounds struct {
 	known bool    // line describes the keys around last
 	boost float64 // by how much to step farther than line says, after empty pages
 	burst float64 // by how much boost grows
+	poor  int64   // pages in a row that held next to nothing
 
 	// Looking for the next branch: below last[:level+1] everything is read,
 	// and siblings at that level are tried, width of them at a time.
@@ -62,11 +63,19 @@ type branch struct {
 // than the limit costs a second look at the rest.
 const fill = 0.8
 
+// requestVisits is how many index visits a request is worth: what etcd needs to
+// answer an empty one goes over about as many keys.
+const requestVisits = 100
+
 // nearKeys is how many keys tell how densely they lie.
 const nearKeys = 64
 
 func newBounds(r Range) *bounds {
-	return &bounds{base: common(r.Start, r.End), pos: r.Start, ends: []end{{r.End, -1}}, boost: 1, burst: 4}
+	base := 0
+	if r.End != "\x00" {
+		base = common(r.Start, r.End)
+	}
+	return &bounds{base: base, pos: r.Start, ends: []end{{r.End, -1}}, boost: 1, burst: 4}
 }
 
 func (b *bounds) done() bool { return len(b.ends) == 0 }
@@ -79,6 +88,10 @@ func (b *bounds) next(limit int) Range {
 	top := b.ends[len(b.ends)-1]
 	if !b.known || top.left >= 0 && top.left <= int64(limit)*3/2 {
 		return Range{b.pos, top.key}
+	}
+	if b.poor*requestVisits > top.left && top.left >= 0 {
+		b.poor = 0
+		return Range{b.pos, top.key} // guessing costs more than it saves
 	}
 	stop := ""
 	if !b.climbing {
@@ -99,14 +112,11 @@ func before(a, b string) bool { return b == "\x00" || a < b }
 // got takes the keys that the answer for r holds and the number that it counts.
 // It fails if the counts of answers contradict each other.
 func (b *bounds) got(r Range, limit int, keys []string, count int64) error {
+	if err := b.check(r, limit, keys, count); err != nil {
+		return err
+	}
 	n := int64(len(keys))
-	if count < n || n < count && n < int64(limit) {
-		return fmt.Errorf("etcd counts %d keys from %q to %q and sends %d of at most %d", count, r.Start, r.End, n, limit)
-	}
 	top := &b.ends[len(b.ends)-1]
-	if r.End == top.key && top.left >= 0 && top.left != count {
-		return fmt.Errorf("etcd counted %d keys up to %q, and now counts %d at the same revision", top.left, r.End, count)
-	}
 	for i := range b.ends {
 		if b.ends[i].left >= 0 {
 			b.ends[i].left -= n
@@ -132,6 +142,25 @@ func (b *bounds) got(r Range, limit int, keys []string, count int64) error {
 	return nil
 }
 
+// check holds an answer against its question and against earlier answers.
+// Whatever a server answers, each answer that passes leaves less to read.
+func (b *bounds) check(r Range, limit int, keys []string, count int64) error {
+	n := int64(len(keys))
+	if n > int64(limit) || count < n || n < count && n < int64(limit) {
+		return fmt.Errorf("etcd counts %d keys from %q to %q and sends %d of at most %d", count, r.Start, r.End, n, limit)
+	}
+	for i, key := range keys {
+		if key < r.Start || !before(key, r.End) || i > 0 && key <= keys[i-1] {
+			return fmt.Errorf("etcd sends key %q at place %d of what lies from %q to %q", key, i, r.Start, r.End)
+		}
+	}
+	top := b.ends[len(b.ends)-1]
+	if top.left >= 0 && (count > top.left || r.End == top.key && count < top.left) {
+		return fmt.Errorf("etcd counted %d keys up to %q, and now counts %d up to %q at the same revision", top.left, top.key, count, r.End)
+	}
+	return nil
+}
+
 // forgetEnds drops the ends before which everything is read.
 func (b *bounds) forgetEnds() {
 	for n := len(b.ends); n > 0; n-- {
@@ -148,6 +177,9 @@ func (b *bounds) forgetEnds() {
 
 func (b *bounds) learn(keys []string, limit int) {
 	n := len(keys)
+	if b.poor++; n > 0 && n >= limit/4 {
+		b.poor = 0
+	}
 	found := b.climbing && n > 0
 	if b.climbing && n == 0 {
 		if b.hopped && b.width < 1<<8 {
@@ -164,7 +196,7 @@ func (b *bounds) learn(keys []string, limit int) {
 	switch {
 	case found || n >= limit/8 && n > 0 || n > 1 && !b.known || n >= 8 && b.boost > 16:
 		b.follow(keys, found)
-	case n >= limit/4:
+	case n > 0 && n >= limit/4:
 		b.boost, b.burst = 1, 4
 	case n == 0:
 		b.boost *= b.burst
@@ -201,7 +233,7 @@ func (b *bounds) follow(keys []string, found bool) {
 // that page makes a page. Behind the branch it begins to climb.
 func (b *bounds) ahead(limit int, top end) string {
 	behind := after(b.line.prefix)
-	if behind == "" || b.pos >= behind {
+	if behind != "" && b.pos >= behind {
 		b.climb(len(b.line.prefix) - 1)
 		return ""
 	}

@@ -13,8 +13,9 @@ type line struct {
 	prefix string  // of the branch; bytes in it are not expected to change
 	perKey float64 // room that one key takes
 	seen   [places][4]uint64
-	union  [4]uint64 // bytes seen behind the prefix
-	parts  map[place]*parts
+	union  [4]uint64      // bytes seen behind the prefix
+	parts  map[int]*parts // of the bytes behind the prefix
+	inner  [256]*parts    // of those in it
 }
 
 const (
@@ -48,7 +49,7 @@ func add(set *[4]uint64, c byte) { set[c>>6] |= 1 << (c & 63) }
 // bytes that all keys of the tail share are only alike because the tail is
 // short.
 func (l *line) learn(base int, keys, tail []string, left int64) {
-	l.base, l.parts = base, map[place]*parts{}
+	l.base, l.parts = base, map[int]*parts{}
 	for _, key := range keys {
 		for i := base; i < min(len(key), base+places); i++ {
 			add(&l.seen[i-base], key[i])
@@ -79,28 +80,37 @@ func (l *line) learn(base int, keys, tail []string, left int64) {
 	}
 }
 
-// divide returns the parts of the byte at a place.
+// divide returns the parts of the byte at a place. Those in the prefix depend
+// on nothing but the byte that is there, so they are kept.
 func (l *line) divide(p place) *parts {
-	if d := l.parts[p]; d != nil {
+	if p.inPrefix {
+		is := l.prefix[p.i]
+		if l.inner[is] == nil {
+			l.inner[is] = split(l.inside(is))
+		}
+		return l.inner[is]
+	}
+	if d := l.parts[p.i]; d != nil {
 		return d
 	}
+	d := split(l.outside(p.i))
+	l.parts[p.i] = d
+	return d
+}
+
+// split gives each value of a byte the room that its weight deserves.
+func split(weigh func(c int) float64) *parts {
 	d := &parts{}
-	var sum float64
-	weigh := l.outside(p.i)
-	if p.inPrefix {
-		weigh = l.inside(l.prefix[p.i])
-	}
+	var sum, from float64
 	for c := range 256 {
 		d.width[c] = weigh(c)
 		sum += d.width[c]
 	}
-	var from float64
 	for c := range 256 {
 		d.from[c] = from
 		d.width[c] /= sum
 		from += d.width[c]
 	}
-	l.parts[p] = d
 	return d
 }
 

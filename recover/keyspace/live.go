@@ -40,6 +40,7 @@ type Live struct {
 	opt   Options
 	now   func() time.Time
 	sleep func(context.Context, time.Duration) error
+	size  func(keysOnly bool) *pageSize
 }
 
 // Pin returns a Source fixed at the store's present revision, asked for below
@@ -63,7 +64,7 @@ func Pin(ctx context.Context, kv Getter, prefix string, opt Options) (*Live, err
 // Current returns a Source that is not pinned: every single answer is the
 // newest there is. It is for judging single keys again while they change.
 func Current(kv Getter, opt Options) *Live {
-	return &Live{kv: kv, opt: opt, now: time.Now, sleep: sleep}
+	return &Live{kv: kv, opt: opt, now: time.Now, sleep: sleep, size: newPageSize}
 }
 
 // Revision is the pinned revision, 0 for Current.

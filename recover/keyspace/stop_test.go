@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sort"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,7 +147,10 @@ func TestCancelEndsTheScan(t *testing.T) {
 	}
 }
 
-// endless is a store whose range never ends, and which can fall silent: what
+// manyKeys is how many keys an endless store has.
+const manyKeys = 1_000_000
+
+// endless is a store whose end no test reaches, and which can fall silent: what
 // no real server does on demand.
 type endless struct {
 	calls    int
@@ -165,9 +169,18 @@ func (e *endless) Get(ctx context.Context, key string, opts ...clientv3.OpOption
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	resp := &clientv3.GetResponse{Header: &pb.ResponseHeader{Revision: 7}, More: true}
-	for i := range clientv3.OpGet(key, opts...).Limit() {
-		resp.Kvs = append(resp.Kvs, &mvccpb.KeyValue{Key: fmt.Appendf(nil, "%s%04d", key, i), Value: make([]byte, 20_000)})
+	resp := &clientv3.GetResponse{Header: &pb.ResponseHeader{Revision: 7}}
+	op := clientv3.OpGet(key, opts...)
+	if op.RangeBytes() == nil {
+		return resp, nil
+	}
+	nth := func(i int) string { return fmt.Sprintf("%s%06d", prefix, i) }
+	from := sort.Search(manyKeys, func(i int) bool { return nth(i) >= key })
+	to := sort.Search(manyKeys, func(i int) bool { return nth(i) >= string(op.RangeBytes()) })
+	resp.Count = int64(to - from)
+	resp.More = resp.Count > op.Limit()
+	for i := from; i < to && i < from+int(op.Limit()); i++ {
+		resp.Kvs = append(resp.Kvs, &mvccpb.KeyValue{Key: []byte(nth(i)), Value: make([]byte, 20_000)})
 	}
 	return resp, nil
 }
@@ -197,7 +210,7 @@ func TestNothingIsLeftRunning(t *testing.T) {
 			return nil
 		}, context.Canceled},
 		{"cancelled while the store is silent", endless{silentAt: 4}, func(n int, cancel func()) error {
-			if n == 201 {
+			if n == 150 {
 				cancel()
 			}
 			return nil

@@ -197,8 +197,9 @@ type recorder struct {
 }
 
 type call struct {
-	op             clientv3.Op
-	keys, gotBytes int
+	op                clientv3.Op
+	keys, gotBytes    int
+	smallest, largest int // bytes of a key and its value
 }
 
 func (r *recorder) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
@@ -207,7 +208,12 @@ func (r *recorder) Get(ctx context.Context, key string, opts ...clientv3.OpOptio
 	if err == nil {
 		c.keys = len(resp.Kvs)
 		for _, kv := range resp.Kvs {
-			c.gotBytes += len(kv.Key) + len(kv.Value)
+			size := len(kv.Key) + len(kv.Value)
+			if c.gotBytes == 0 {
+				c.smallest = size
+			}
+			c.gotBytes += size
+			c.smallest, c.largest = min(c.smallest, size), max(c.largest, size)
 		}
 	}
 	r.mu.Lock()
