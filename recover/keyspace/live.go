@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -40,7 +41,9 @@ type Live struct {
 	opt   Options
 	now   func() time.Time
 	sleep func(context.Context, time.Duration) error
-	size  func(keysOnly bool) *pageSize
+	// noStream is set once the server has shown not to know streams.
+	noStream atomic.Bool
+	size     func(keysOnly bool) *pageSize
 }
 
 // Pin returns a Source fixed at the store's present revision, asked for below

@@ -112,10 +112,11 @@ func (g *reading) page(ctx context.Context, r Range, opts []clientv3.OpOption) (
 func (g *reading) rest(ctx context.Context, took time.Duration, keys int64) error {
 	const few = 64
 	each := took / time.Duration(max(keys, few))
-	if g.calm == 0 || each < g.calm {
+	if keys >= few && (g.calm == 0 || each < g.calm) {
 		g.calm = each
 	}
-	if took < slowAnswer || each < slowFactor*g.calm {
+	g.calm += g.calm / 64 // what was long ago may not be possible now
+	if g.calm == 0 || took < slowAnswer || each < slowFactor*g.calm {
 		return nil
 	}
 	g.s.debug("etcd answers slowly", "took", took, "each", each, "quickest", g.calm)
@@ -150,7 +151,8 @@ func (s *Live) debug(msg string, args ...any) {
 	}
 }
 
-// readPages reads r page by page, each as the next one that bounds chooses.
+// readPages reads r page by page, each as the next one that bounds chooses,
+// or, once it is known to be long, as a stream.
 func (s *Live) readPages(ctx context.Context, r Range, keysOnly bool, pages chan<- page) error {
 	g := &reading{s: s, rev: s.rev, size: s.size(keysOnly)}
 	defer g.report(r)
@@ -158,29 +160,41 @@ func (s *Live) readPages(ctx context.Context, r Range, keysOnly bool, pages chan
 	if keysOnly {
 		opts = append(opts, clientv3.WithKeysOnly())
 	}
-	for b := newBounds(r); !b.done(); {
-		limit := g.size.limit
-		next := b.next(limit)
-		resp, err := g.page(ctx, next, opts[:len(opts):len(opts)])
-		if err != nil {
-			return err
-		}
-		keys := make([]string, len(resp.Kvs))
-		for i, kv := range resp.Kvs {
-			keys[i] = string(kv.Key)
-		}
-		if err := b.got(next, limit, keys, resp.Count); err != nil {
-			return err
-		}
-		g.size.saw(resp.Kvs)
-		if len(keys) == 0 {
-			continue
-		}
-		select {
-		case pages <- page{kvs: resp.Kvs}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	opts = opts[:len(opts):len(opts)]
+	b := newBounds(r)
+	if err := g.onePage(ctx, b, opts, pages); err != nil {
+		return err
 	}
-	return nil
+	b, err := g.stream(ctx, b, opts, pages)
+	for err == nil && !b.done() {
+		err = g.onePage(ctx, b, opts, pages)
+	}
+	return err
+}
+
+// onePage reads the next page and hands it on.
+func (g *reading) onePage(ctx context.Context, b *bounds, opts []clientv3.OpOption, pages chan<- page) error {
+	limit := g.size.limit
+	next := b.next(limit)
+	resp, err := g.page(ctx, next, opts)
+	if err != nil {
+		return err
+	}
+	keys := make([]string, len(resp.Kvs))
+	for i, kv := range resp.Kvs {
+		keys[i] = string(kv.Key)
+	}
+	if err := b.got(next, limit, keys, resp.Count); err != nil {
+		return err
+	}
+	g.size.saw(resp.Kvs)
+	if len(keys) == 0 {
+		return nil
+	}
+	select {
+	case pages <- page{kvs: resp.Kvs}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
