@@ -13,11 +13,12 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
 // TestRealKine asks a real kine over SQLite what the others are asked of its
-// imitation. KINE names a program to run instead of the one that is built from
-// testdata/servers/kine.
+// imitation.
 func TestRealKine(t *testing.T) {
 	k := fillKine(t, nil, runKine(t))
 	t.Run("ranges", func(t *testing.T) { kineRanges(t, k) })
@@ -28,14 +29,10 @@ func TestRealKine(t *testing.T) {
 // runKine starts a kine with an empty table and returns its URL.
 func runKine(t *testing.T) string {
 	t.Helper()
-	dir, binary := t.TempDir(), os.Getenv("KINE")
-	if binary == "" {
-		binary = filepath.Join(dir, "kine")
-		build := exec.Command("go", "build", "-o", binary, ".")
-		build.Dir = "../../testdata/servers/kine"
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build kine: %v\n%s", err, out)
-		}
+	dir := t.TempDir()
+	binary, err := lab.Server(t.Context(), "kine")
+	if err != nil {
+		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -47,6 +47,9 @@ func (g *reading) stream(ctx context.Context, b *bounds, opts []clientv3.OpOptio
 		return nil, err
 	}
 	g.s.debug("read on in pages", "because", err)
+	if rest.pos == b.pos {
+		return b, nil // and all that it knows
+	}
 	b = newBounds(Range{rest.pos, rest.whole.key})
 	b.ends[0].left = rest.whole.left
 	return b, nil
