@@ -3,7 +3,9 @@
 package keyspace_test
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -13,6 +15,14 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
+
+// TestMain lets the sandbox run this program as its child.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == sandbox.ChildCommand {
+		os.Exit(sandbox.ServeChild(context.Background(), os.Stdin, os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
 
 // TestEveryEtcd reads real servers of each release that there are clusters of.
 func TestEveryEtcd(t *testing.T) {
