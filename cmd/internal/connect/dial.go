@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -284,7 +285,10 @@ func (d *dialer) status(ctx context.Context, conn *Conn, endpoints []string) (al
 // read finds out whether the prefix may be read. It asks one member for what it
 // has, so that it works without a leader; kine knows no such read.
 func (d *dialer) read(ctx context.Context, c *clientv3.Client, ep string) (kine bool, failed *Error) {
-	resp, err := c.Get(ctx, d.s.Prefix, clientv3.WithPrefix(), clientv3.WithLimit(1), clientv3.WithKeysOnly(), clientv3.WithSerializable())
+	resp, err := c.Get(ctx, d.s.Prefix, clientv3.WithKeysOnly(), clientv3.WithSerializable())
+	if err == nil && !nameless(resp) {
+		err = d.mayReadAll(ctx, c)
+	}
 	if err == nil {
 		return nameless(resp), nil
 	}
@@ -301,6 +305,18 @@ func (d *dialer) read(ctx context.Context, c *clientv3.Client, ep string) (kine 
 		e.text = strings.Replace(e.text, "requests", "reads", 1)
 	}
 	return false, e
+}
+
+// mayReadAll asks for the whole prefix at a revision that is never reached. etcd
+// checks permissions first, and then says so without going over a single key,
+// which even a limit of one would make it do (server/storage/mvcc/
+// kvstore_txn.go, rangeKeys).
+func (d *dialer) mayReadAll(ctx context.Context, c *clientv3.Client) error {
+	_, err := c.Get(ctx, d.s.Prefix, clientv3.WithPrefix(), clientv3.WithRev(math.MaxInt64), clientv3.WithKeysOnly(), clientv3.WithSerializable())
+	if errors.Is(err, rpctypes.ErrFutureRev) {
+		return nil
+	}
+	return err
 }
 
 // nameless tells kine's answers, which name neither cluster nor member, from
