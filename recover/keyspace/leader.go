@@ -3,6 +3,7 @@ package keyspace
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
@@ -20,6 +21,9 @@ func (e *NoLeaderError) Unwrap() error { return e.Err }
 // readError explains why a read at revision rev failed. ctx is the caller's,
 // without the limit of the one request.
 func (s *Live) readError(ctx context.Context, rev int64, err error) error {
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("etcd gave no answer within %s: %w", s.opt.Timeout, err)
+	}
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted):
 		return &CompactedError{Revision: rev}
