@@ -105,7 +105,8 @@ type Sample struct {
 	beyond int64  // writes that are not counted to their key
 	total  Writes
 
-	took time.Duration
+	took  time.Duration
+	whole bool
 }
 
 // NewSample returns an empty sample that tells at most so many keys apart, with
@@ -228,6 +229,11 @@ func (s *Sample) Beyond() int64 { return s.beyond }
 
 // Took is how long the writes were counted.
 func (s *Sample) Took() time.Duration { return s.took }
+
+// Whole reports whether etcd has said that it had sent everything that was
+// written until the sample was taken. One that hangs does not, and not every
+// kine can.
+func (s *Sample) Whole() bool { return s.whole }
 
 // Node is a place or a key in the tree of what was written.
 type Node struct {

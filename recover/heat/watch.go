@@ -67,7 +67,7 @@ type Sampler struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 	lost   chan error
-	caught chan struct{} // a store has sent everything
+	caught chan int // the store of this number has sent everything
 
 	mu     sync.Mutex
 	broken bool // a watch has ended by itself
@@ -81,12 +81,12 @@ func Start(ctx context.Context, stores []Store, opt Options) (*Sampler, error) {
 	if opt.Settle <= 0 {
 		opt.Settle = time.Second
 	}
-	s := &Sampler{opt: opt, stores: stores, lost: make(chan error, 2*len(stores)), caught: make(chan struct{}, len(stores))}
+	s := &Sampler{opt: opt, stores: stores, lost: make(chan error, 2*len(stores)), caught: make(chan int, len(stores))}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.sample = NewSample(opt.Keys, opt.Levels)
 	ready := make(chan error, len(stores))
-	for _, store := range stores {
-		s.done.Go(func() { s.follow(store, ready) })
+	for i, store := range stores {
+		s.done.Go(func() { s.follow(i, store, ready) })
 	}
 	timeout := time.NewTimer(opt.Timeout)
 	defer timeout.Stop()
@@ -111,7 +111,7 @@ func Start(ctx context.Context, stores []Store, opt Options) (*Sampler, error) {
 }
 
 // follow watches one store until the sampler is closed or the watch ends.
-func (s *Sampler) follow(store Store, ready chan<- error) {
+func (s *Sampler) follow(number int, store Store, ready chan<- error) {
 	if store.Connection != nil {
 		s.done.Go(func() { s.guard(store.Connection) })
 	}
@@ -136,7 +136,7 @@ func (s *Sampler) follow(store Store, ready chan<- error) {
 			ready <- nil
 		case resp.IsProgressNotify():
 			select {
-			case s.caught <- struct{}{}:
+			case s.caught <- number:
 			default: // nobody has asked for so many
 			}
 		}
@@ -193,44 +193,60 @@ func (s *Sampler) Lost() <-chan error { return s.lost }
 
 // Take returns what was counted since the last call, or since Start, and begins
 // anew. Everything that was written before the call is in it, as far as etcd
-// has sent it within the settle time; not every server can be asked for that.
+// has sent it within the settle time; Sample.Whole tells whether it has.
 func (s *Sampler) Take() *Sample {
-	s.settle()
+	whole := s.settle()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ended := s.opt.Now()
 	taken := s.sample
-	taken.took = ended.Sub(s.began)
+	taken.took, taken.whole = ended.Sub(s.began), whole
 	s.sample, s.began = NewSample(s.opt.Keys, s.opt.Levels), ended
 	return taken
 }
 
-// settle waits until every store has sent what was written before.
-func (s *Sampler) settle() {
+// settle waits until every store has sent what was written before, and reports
+// whether all of them say so.
+func (s *Sampler) settle() bool {
 	s.mu.Lock()
 	broken := s.broken
 	s.mu.Unlock()
 	if broken {
-		return
+		return false
 	}
 	for len(s.caught) > 0 {
 		<-s.caught // late, of the last time
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.opt.Settle)
 	defer cancel()
-	for _, store := range s.stores {
-		if store.Watcher.RequestProgress(ctx) != nil {
-			return
+	again := time.NewTicker(s.opt.Settle / asks)
+	defer again.Stop()
+	for caught := map[int]bool{}; ; {
+		for i, store := range s.stores {
+			if !caught[i] && store.Watcher.RequestProgress(ctx) != nil {
+				return false
+			}
 		}
-	}
-	for range s.stores {
-		select {
-		case <-s.caught:
-		case <-ctx.Done():
-			return
+		for asked := true; asked; {
+			select {
+			case i := <-s.caught:
+				caught[i] = true
+			case <-again.C:
+				asked = false
+			case <-ctx.Done():
+				return false
+			}
+			if len(caught) == len(s.stores) {
+				return true
+			}
 		}
 	}
 }
+
+// asks is how often etcd is asked within the settle time: it drops the question
+// while it is behind with any event (etcd storage/mvcc/watchable_store.go,
+// progressIfSync).
+const asks = 10
 
 // Close ends the watches and waits until they have ended.
 func (s *Sampler) Close() {

@@ -241,3 +241,26 @@ func (neverBegins) Watch(ctx context.Context, _ string, _ ...clientv3.OpOption) 
 }
 
 func (neverBegins) RequestProgress(context.Context) error { return nil }
+
+// TestWhole: only etcd's word tells that everything was sent; one that says
+// nothing must not look like one that nothing is written to.
+func TestWhole(t *testing.T) {
+	t.Parallel()
+	_, client := start(t, sandbox.InProcess)
+	if s := sampler(t, client).Take(); !s.Whole() {
+		t.Error("a healthy etcd was asked, and its sample is not whole")
+	}
+	answers := make(chan clientv3.WatchResponse, 1)
+	answers <- clientv3.WatchResponse{Created: true}
+	opt := options()
+	opt.Settle = time.Millisecond
+	s, err := heat.Start(t.Context(), []heat.Store{{Watcher: fake{answers}, Prefix: "/registry/"}}, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	defer close(answers)
+	if s.Take().Whole() {
+		t.Error("etcd said nothing, and the sample is whole")
+	}
+}

@@ -128,9 +128,8 @@ func (c *counter) all(ctx context.Context, names []string) error {
 
 func (c *counter) selected(ctx context.Context, sel filter.Selection) error {
 	sources := c.s.sources()
-	if sel.Resource != "" {
-		r, _, _ := c.s.reader.Catalog.Lookup(sel.Resource)
-		src, _, _ := c.s.sourceFor(r)
+	if sel.Resource != "" || len(sel.Keys) > 0 {
+		src, _, _ := c.s.sourceOf(sel)
 		sources = []keyspace.Source{src}
 	}
 	for i, src := range sources {

@@ -40,9 +40,6 @@ func (c *counter) byCensus(ctx context.Context, src keyspace.Source, f *filter.F
 		return false, nil
 	}
 	c.logCensus(taken)
-	if !keysOnly {
-		c.sayUnchecked(taken.Total)
-	}
 	if sel.Namespace == "" {
 		unknown := &c.result.survey.unknown
 		for _, key := range taken.UnknownKeys {
@@ -50,10 +47,15 @@ func (c *counter) byCensus(ctx context.Context, src keyspace.Source, f *filter.F
 		}
 		unknown.count += taken.Unknown - int64(len(taken.UnknownKeys))
 	}
+	var counted int64
 	for _, cell := range taken.Cells {
 		if sel.Namespace == "" || cell.Namespace == sel.Namespace {
 			c.result.groups.Add(c.cellBy(cell), cell.Objects, 0)
+			counted += cell.Objects
 		}
+	}
+	if !keysOnly {
+		c.sayUnchecked(counted)
 	}
 	if sel.Namespace == "" {
 		c.sayOrphaned(taken)

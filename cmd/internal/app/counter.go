@@ -105,14 +105,12 @@ func (c *counter) plan(ctx context.Context, src keyspace.Source, f *filter.Filte
 	return n, nil
 }
 
-// stopDecoding goes on without decoding. What was found by then says nothing
-// of the rest, and is forgotten.
+// stopDecoding goes on without decoding.
 func (c *counter) stopDecoding() {
 	c.depth, c.mayStop = keysAlone, false
 	if c.result.withBytes {
 		c.depth = sizesAlone
 	}
-	c.result.survey.forgetValues()
 }
 
 func (c *counter) sayUnchecked(n int64) {
@@ -184,6 +182,7 @@ func (c *counter) one(ctx context.Context, f *filter.Filter, kv *mvccpb.KeyValue
 	if c.mayStop {
 		if c.decoded++; c.decoded > maxChecked {
 			c.stopDecoding()
+			c.result.survey.forgetValues() // what was found by then says nothing of the rest
 		}
 	}
 	if c.depth == wholeHeads {

@@ -153,7 +153,7 @@ func report(err error, s term.Streams, asJSON bool) int {
 	}
 	fmt.Fprintf(s.Err, "etcd-rescue: %s\n", cleanLines(text))
 	if hint != "" {
-		fmt.Fprintln(s.Err, term.Wrap("hint: "+hint, width(s.ErrWidth)))
+		fmt.Fprintln(s.Err, term.Wrap("hint: "+cleanLines(hint), width(s.ErrWidth)))
 	}
 	return code
 }

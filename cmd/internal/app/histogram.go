@@ -277,20 +277,22 @@ func (inv *invocation) drawGap(t *term.Table, r *countResult, units int64, after
 		if !inv.utf8() {
 			dots = "..."
 		}
-		empty.By[0] = dots + " " + span(time.Duration(units)*r.times.unit.length) + " with none"
+		empty.By[0] = dots + " " + span(units*length) + " with none"
 	}
 	t.Row(inv.countCells(r, empty, false)...)
 }
 
-// span writes a length of time in its largest unit.
-func span(d time.Duration) string {
+// span writes seconds in their largest unit. They may be too many for a
+// time.Duration: a value can claim any time.
+func span(seconds int64) string {
+	const minute, hour, day = 60, 3600, 24 * 3600
 	switch {
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%d min", d/time.Minute)
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h", d/time.Hour)
+	case seconds < 2*hour:
+		return fmt.Sprintf("%d min", seconds/minute)
+	case seconds < 2*day:
+		return fmt.Sprintf("%d h", seconds/hour)
 	}
-	return fmt.Sprintf("%d days", d/(24*time.Hour))
+	return fmt.Sprintf("%d days", seconds/day)
 }
 
 // barWidth is what the other columns leave of the line.

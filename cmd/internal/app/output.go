@@ -94,8 +94,18 @@ const maxListed = 1000
 func (l *listed) add(name string) {
 	l.count++
 	if len(l.first) < maxListed {
-		l.first = append(l.first, name)
+		l.first = append(l.first, shortened(name))
 	}
+}
+
+// shortened is a text of which no more is kept than Kubernetes' own can have.
+// etcd takes keys of a megabyte.
+func shortened(text string) string {
+	const longest = 1024
+	if len(text) <= longest {
+		return text
+	}
+	return strings.ToValidUTF8(text[:longest], "") + "…"
 }
 
 func (l *listed) document() map[string]any {

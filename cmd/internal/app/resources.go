@@ -161,7 +161,7 @@ func (r *storedResource) note() string {
 
 func (r *storedResource) name() string {
 	if r.resource == nil {
-		return "<unknown>"
+		return unknownResource
 	}
 	return r.resource.Plural
 }

@@ -162,7 +162,7 @@ func (s *session) nearNamespace(ctx context.Context, name string) string {
 	var names []string
 	prefix := s.reader.Prefix + "namespaces/"
 	err := s.mainSource.Scan(ctx, keyspace.Prefix(prefix), true, func(kv *mvccpb.KeyValue) error {
-		names = append(names, strings.TrimPrefix(string(kv.Key), prefix))
+		names = append(names, shortened(strings.TrimPrefix(string(kv.Key), prefix)))
 		return nil
 	})
 	if err != nil || len(names) == 0 {

@@ -224,11 +224,15 @@ func (s *session) sourceFor(r *codec.Resource) (src keyspace.Historian, client *
 // holds returns the resource by which the store of a selection is chosen; for
 // exact keys that is the one that the first of them names.
 func (s *session) holds(sel filter.Selection) *codec.Resource {
+	name := sel.Resource
 	if len(sel.Keys) > 0 {
-		key, _ := s.reader.Catalog.ParseKey(s.reader.Prefix, sel.Keys[0])
-		return key.Resource
+		key, ok := s.reader.Catalog.ParseKey(s.reader.Prefix, sel.Keys[0])
+		if ok || !strings.HasPrefix(sel.Keys[0], s.reader.Prefix+"events/") {
+			return key.Resource
+		}
+		name = "events" // no object's key, but where kube-apiserver keeps those of events
 	}
-	r, _, _ := s.reader.Catalog.Lookup(sel.Resource)
+	r, _, _ := s.reader.Catalog.Lookup(name)
 	return r
 }
 

@@ -53,6 +53,7 @@ func (v *survey) add(o filter.Object, keysOnly bool) {
 // key are kept.
 func addSorted(l *listed, text string) {
 	l.count++
+	text = shortened(text)
 	at, _ := slices.BinarySearch(l.first, text)
 	if at == maxListed {
 		return

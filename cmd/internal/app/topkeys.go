@@ -86,8 +86,19 @@ func (h *hotKeys) wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// silent reports whether etcd still had to say that it has sent everything. One
+// that hangs sends nothing, which must not look as if nothing was written. Kine
+// is not always able to say it.
+func (h *hotKeys) silent() bool {
+	kine := h.s.main.Kine || h.s.events != nil && h.s.events.Kine
+	return h.lost == nil && !kine && !h.sample.Whole()
+}
+
 func (h *hotKeys) verdict() error {
-	if h.lost == nil {
+	switch {
+	case h.silent():
+		return partial("look at etcd (etcdctl endpoint status), then run it again", "writes may be missing from these figures")
+	case h.lost == nil:
 		return nil
 	}
 	return partial("look at etcd (etcdctl endpoint status), then run it again; what is shown was written before",
@@ -160,6 +171,13 @@ func (h *hotKeys) show(rows int) error {
 // say sums up on stderr.
 func (h *hotKeys) say(total heat.Writes) {
 	inv, took := h.s.inv, h.sample.Took()
+	if h.silent() {
+		inv.say("warning: etcd does not confirm that it has sent all that was written: it may hang, or be behind")
+	}
+	if total.Total() == 0 && h.silent() {
+		inv.say("no write below %s was received in %s", h.s.reader.Prefix, term.Duration(took))
+		return
+	}
 	if total.Total() == 0 {
 		inv.say("nothing was written below %s in %s", h.s.reader.Prefix, term.Duration(took))
 		return
@@ -275,7 +293,7 @@ func (h *hotKeys) resource(path string) *codec.Resource {
 func (h *hotKeys) document(root *heat.Node) map[string]any {
 	doc := h.nodeDocument(root, &heat.Node{})
 	doc["version"], doc["kind"], doc["prefix"] = 1, "topKeys", h.s.reader.Prefix
-	doc["milliseconds"], doc["complete"], doc["beyond"] = h.sample.Took().Milliseconds(), h.lost == nil, h.sample.Beyond()
+	doc["milliseconds"], doc["complete"], doc["beyond"] = h.sample.Took().Milliseconds(), h.lost == nil && !h.silent(), h.sample.Beyond()
 	delete(doc, "path")
 	return doc
 }
