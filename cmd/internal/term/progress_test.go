@@ -192,7 +192,6 @@ func TestProgressDumbTerminal(t *testing.T) {
 }
 
 func TestProgressConcurrent(t *testing.T) {
-	before := runtime.NumGoroutine()
 	var b bytes.Buffer
 	p := NewProgress(Streams{Err: &b, ErrTTY: true, ErrWidth: 80}, ProgressOptions{Total: 4000, Verb: "deleting", Past: "deleted"})
 	var wg sync.WaitGroup
@@ -209,7 +208,15 @@ func TestProgressConcurrent(t *testing.T) {
 	if got := screen(b.String()); len(got) != 6 || !strings.Contains(got[4], "deleted 4,000/4,000") || got[5] != "" {
 		t.Errorf("got %q", got)
 	}
-	if after := runtime.NumGoroutine(); after > before {
-		t.Errorf("%d goroutines before, %d after", before, after)
+	// What was told to end may take a moment to be gone.
+	stacks := make([]byte, 1<<20)
+	for deadline := time.Now().Add(30 * time.Second); ; runtime.Gosched() {
+		all := string(stacks[:runtime.Stack(stacks, true)])
+		if !strings.Contains(all, "term.(*Progress)") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("goroutines of the progress are left:\n%s", all)
+		}
 	}
 }
