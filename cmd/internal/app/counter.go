@@ -49,7 +49,10 @@ type counter struct {
 	// mayStop says that values are decoded only to name the broken ones, and
 	// that after maxChecked of them there are too many for it.
 	mayStop bool
-	decoded int64
+	// namesLater says that broken ones are named by a second pass, if there
+	// are few enough.
+	namesLater bool
+	decoded    int64
 
 	values   []string          // of the object at hand, used again
 	dirs     map[string]*place // by all of a key but the name
@@ -75,7 +78,7 @@ func (c *counter) count(ctx context.Context, src keyspace.Source, f *filter.Filt
 // plan decides how deep to look. Where the number of keys is known it returns
 // that too, else -1.
 func (c *counter) plan(ctx context.Context, src keyspace.Source, f *filter.Filter) (int64, error) {
-	c.depth, c.mayStop, c.decoded = wholeHeads, false, 0
+	c.depth, c.mayStop, c.namesLater, c.decoded = wholeHeads, false, false, 0
 	keysOnly := c.s.inv.Bool(flagKeysOnly)
 	if keysOnly && (f.NeedsValue() || c.result.withBytes || c.needsHead()) {
 		return 0, usage("leave it out", "--%s contradicts what was asked for: that stands in the values", flagKeysOnly)
@@ -99,6 +102,9 @@ func (c *counter) plan(ctx context.Context, src keyspace.Source, f *filter.Filte
 	case n > maxChecked:
 		c.stopDecoding()
 		c.sayUnchecked(n)
+	case c.s.file != nil && c.s.file.Size() > bigFile:
+		c.stopDecoding()
+		c.namesLater = true
 	case isFile:
 		c.mayStop = true
 	}
@@ -142,10 +148,45 @@ func (c *counter) scan(ctx context.Context, src keyspace.Source, f *filter.Filte
 	if n >= 0 && n != seen {
 		return fmt.Errorf("read %d keys of %s, but the store counts %d at the same revision", seen, f.Ranges()[0].Start, n)
 	}
-	if could && !c.mayStop {
+	switch {
+	case could && !c.mayStop || c.namesLater && seen > maxChecked:
 		c.sayUnchecked(seen)
+	case c.namesLater:
+		if err := c.nameBroken(ctx, src, f); err != nil {
+			return err
+		}
 	}
 	c.flush()
+	return nil
+}
+
+// bigFile is how large a file is, in bytes, that probably holds more objects
+// than would be decoded.
+const bigFile = 32 << 20
+
+// nameBroken reads once more what was counted without decoding it.
+func (c *counter) nameBroken(ctx context.Context, src keyspace.Source, f *filter.Filter) error {
+	v := c.result.survey
+	unknown, outside := v.unknown, v.outside // as they were counted
+	v.unknown, v.outside = listed{}, listed{}
+	c.depth = wholeHeads
+	for _, r := range f.Ranges() {
+		err := c.read(ctx, src, r, func(kv *mvccpb.KeyValue) error {
+			o, err := c.s.inspect(ctx, f, kv)
+			if err != nil {
+				return err
+			}
+			d, err := f.Judge(ctx, o)
+			if err == nil && d == filter.Keep {
+				v.add(o, false)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	v.unknown, v.outside = unknown, outside
 	return nil
 }
 
