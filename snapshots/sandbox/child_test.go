@@ -148,8 +148,15 @@ func TestStdinClosesEarly(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if code := ServeChild(t.Context(), strings.NewReader(fmt.Sprintf("{\"guard\":%q}\n", dir)), io.Discard, io.Discard); code != 0 {
-		t.Errorf("exit code %d", code)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// In a process of its own, which ServeChild expects: it sets grpc's global logger.
+	cmd := exec.CommandContext(t.Context(), self, ChildCommand)
+	cmd.Stdin = strings.NewReader(fmt.Sprintf("{\"guard\":%q}\n", dir))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is still there: %v", err)
