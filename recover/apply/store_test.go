@@ -3,7 +3,6 @@ package apply_test
 import (
 	"bytes"
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,14 +19,10 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == sandbox.ChildCommand {
-		os.Exit(sandbox.ServeChild(context.Background(), os.Stdin, os.Stdout, os.Stderr))
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { lab.Main(m) }
 
 const (
 	prefix     = "/registry/"
@@ -46,7 +41,7 @@ type store struct {
 func newStore(t *testing.T) *store {
 	t.Helper()
 	taken := map[string]bool{}
-	box, err := sandbox.Start(t.Context(), sandbox.Options{
+	_, client := lab.Box(t, sandbox.Options{
 		Fixture: sandbox.Runaway30k, Mode: sandbox.InProcess, NoFsync: true,
 		Keep: func(key string) bool {
 			if !strings.HasPrefix(key, podsPrefix) {
@@ -58,15 +53,6 @@ func newStore(t *testing.T) *store {
 			return taken[key]
 		},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { box.Close() })
-	client, err := box.Client(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
 	s := &store{Client: client, t: t}
 	s.before = s.all()
 	return s

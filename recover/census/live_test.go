@@ -15,6 +15,7 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
 const zooFile = "../../testdata/zoo-1.36/snapshot.db.zst"
@@ -23,16 +24,7 @@ const zooFile = "../../testdata/zoo-1.36/snapshot.db.zst"
 func start(t *testing.T, opt sandbox.Options) *clientv3.Client {
 	t.Helper()
 	opt.Mode, opt.NoFsync = sandbox.InProcess, true
-	box, err := sandbox.Start(t.Context(), opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { box.Close() })
-	client, err := box.Client(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
+	_, client := lab.Box(t, opt)
 	return client
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,31 +12,17 @@ import (
 
 	"github.com/etcd-rescue/etcd-rescue/recover/heat"
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
 // patience ends a test that hangs; nothing is measured by it.
 const patience = time.Minute
 
-func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == sandbox.ChildCommand {
-		os.Exit(sandbox.ServeChild(context.Background(), os.Stdin, os.Stdout, os.Stderr))
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { lab.Main(m) }
 
 func start(t *testing.T, mode sandbox.Mode) (*sandbox.Sandbox, *clientv3.Client) {
 	t.Helper()
-	box, err := sandbox.Start(t.Context(), sandbox.Options{NoFsync: true, Mode: mode})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { box.Close() })
-	client, err := box.Client(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	return box, client
+	return lab.Box(t, sandbox.Options{NoFsync: true, Mode: mode})
 }
 
 // cut makes each segment of a key a level.

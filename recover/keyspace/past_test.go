@@ -21,6 +21,7 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
 const pastKey = prefix + "pods/a/p"
@@ -282,16 +283,7 @@ func TestPinnedRevisionIsCompacted(t *testing.T) {
 // TestEtcdEndsDuringAHistory kills the server between two versions.
 func TestEtcdEndsDuringAHistory(t *testing.T) {
 	t.Parallel()
-	box, err := sandbox.Start(t.Context(), sandbox.Options{Mode: sandbox.InProcess, NoFsync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer box.Close()
-	client, err := box.Client(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	box, client := lab.Box(t, sandbox.Options{Mode: sandbox.InProcess, NoFsync: true})
 	s := &store{client, t}
 	s.makePast(6)
 	src, err := keyspace.Pin(t.Context(), client, prefix, keyspace.Options{Timeout: time.Second})

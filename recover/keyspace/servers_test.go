@@ -3,26 +3,18 @@
 package keyspace_test
 
 import (
-	"context"
 	"fmt"
-	"os"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
-	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
 // TestMain lets the sandbox run this program as its child.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == sandbox.ChildCommand {
-		os.Exit(sandbox.ServeChild(context.Background(), os.Stdin, os.Stdout, os.Stderr))
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { lab.Main(m) }
 
 // TestEveryEtcd reads real servers of each release that there are clusters of.
 func TestEveryEtcd(t *testing.T) {
@@ -34,16 +26,7 @@ func TestEveryEtcd(t *testing.T) {
 			}
 			opt := runaway(0) // a fresh data directory is none that every release can start from
 			opt.Server, opt.NoFsync = server, true
-			box, err := sandbox.Start(t.Context(), opt)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { box.Close() })
-			client, err := box.Client(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { client.Close() })
+			_, client := lab.Box(t, opt)
 			everyKeyOnce(t, &store{client, t})
 		})
 	}

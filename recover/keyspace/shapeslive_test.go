@@ -12,21 +12,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
 // etcd is a real one.
 func etcd(t *testing.T) *clientv3.Client {
 	t.Helper()
-	box, err := sandbox.Start(t.Context(), sandbox.Options{Mode: sandbox.InProcess, NoFsync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { box.Close() })
-	client, err := box.Client(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
+	_, client := lab.Box(t, sandbox.Options{Mode: sandbox.InProcess, NoFsync: true})
 	return client
 }
 

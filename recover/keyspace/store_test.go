@@ -20,6 +20,7 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
 const (
@@ -71,16 +72,7 @@ type store struct {
 func start(t *testing.T, opt sandbox.Options) *store {
 	t.Helper()
 	opt.Mode, opt.NoFsync = sandbox.InProcess, true
-	box, err := sandbox.Start(t.Context(), opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { box.Close() })
-	client, err := box.Client(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
+	_, client := lab.Box(t, opt)
 	return &store{client, t}
 }
 

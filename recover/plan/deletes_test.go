@@ -16,6 +16,7 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox/lab"
 )
 
 func report() *filter.OwnerRef {
@@ -368,16 +369,7 @@ func TestBrokenReadLeavesNoPlan(t *testing.T) {
 // TestPlanningChangesNothing, whether previewed or written.
 func TestPlanningChangesNothing(t *testing.T) {
 	t.Parallel()
-	box, err := sandbox.Start(t.Context(), sandbox.Options{Snapshot: zooFile, Mode: sandbox.InProcess, NoFsync: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { box.Close() })
-	client, err := box.Client(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
+	_, client := lab.Box(t, sandbox.Options{Snapshot: zooFile, Mode: sandbox.InProcess, NoFsync: true})
 	pin := func() (keyspace.Source, int64) {
 		src, err := keyspace.Pin(t.Context(), client, prefix, keyspace.Options{Timeout: testTimeout})
 		if err != nil {
