@@ -198,10 +198,10 @@ func (f *Filter) Ahead(ctx context.Context, objects []*Object) error {
 		direct := f.sel.Owner != nil && o.names(*f.sel.Owner)
 		for _, ref := range o.Head.Meta.Owners {
 			if f.sel.Owner != nil && !direct {
-				owners = append(owners, Ref{ref, o.Key.Namespace})
+				owners = appendNew(owners, Ref{ref, o.Key.Namespace})
 			}
 			if f.sel.Orphaned && ref.Controller && o.Key.Resource != nil {
-				controllers = append(controllers, Ref{ref, o.Key.Namespace})
+				controllers = appendNew(controllers, Ref{ref, o.Key.Namespace})
 			}
 		}
 	}
@@ -209,4 +209,14 @@ func (f *Filter) Ahead(ctx context.Context, objects []*Object) error {
 		return err
 	}
 	return f.owners.ahead(ctx, true, controllers, 0)
+}
+
+// appendNew leaves out what is among the last few: objects that stand together
+// have few different owners.
+func appendNew(refs []Ref, ref Ref) []Ref {
+	const few = 16
+	if slices.Contains(refs[max(0, len(refs)-few):], ref) {
+		return refs
+	}
+	return append(refs, ref)
 }

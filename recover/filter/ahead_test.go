@@ -35,40 +35,35 @@ func (c *countingMany) GetAll(ctx context.Context, keys []string) (map[string]*m
 	return c.Source.GetAll(ctx, keys)
 }
 
-// judgeAll judges all objects of the store, some at a time, and returns the
-// keys of those kept and undecided.
-func (w *world) judgeAll(sel filter.Selection, ahead bool) (decided []string) {
+// judgeAll judges all objects of the store, one by one or as a row, and
+// returns the keys of those kept and undecided.
+func (w *world) judgeAll(sel filter.Selection, row bool) (decided []string) {
 	w.t.Helper()
 	f := w.filter(sel)
-	var batch []*filter.Object
-	flush := func() {
-		if ahead {
-			if err := f.Ahead(w.t.Context(), batch); err != nil {
-				w.t.Fatal(err)
-			}
-		}
-		for _, o := range batch {
-			d, err := f.Judge(w.t.Context(), *o)
-			if err != nil {
-				w.t.Fatal(err)
-			}
-			if d != filter.Drop {
-				decided = append(decided, fmt.Sprint(d, " ", string(o.KV.Key)))
-			}
-		}
-		batch = nil
-	}
-	err := w.src.Scan(w.t.Context(), keyspace.Prefix(prefix), false, func(kv *mvccpb.KeyValue) error {
-		o := f.Inspect(w.t.Context(), kv)
-		if batch = append(batch, &o); len(batch) == 100 {
-			flush()
+	note := func(_ context.Context, o filter.Object, d filter.Decision) error {
+		if d != filter.Drop {
+			decided = append(decided, fmt.Sprint(d, " ", string(o.KV.Key)))
 		}
 		return nil
+	}
+	judging := f.Judging(note)
+	err := w.src.Scan(w.t.Context(), keyspace.Prefix(prefix), false, func(kv *mvccpb.KeyValue) error {
+		o := f.Inspect(w.t.Context(), kv)
+		if row {
+			return judging.Add(w.t.Context(), o)
+		}
+		d, err := f.Judge(w.t.Context(), o)
+		if err != nil {
+			return err
+		}
+		return note(w.t.Context(), o, d)
 	})
+	if err == nil {
+		err = judging.Flush(w.t.Context())
+	}
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	flush()
 	return decided
 }
 
@@ -198,4 +193,48 @@ type failingMany struct{ failing }
 
 func (failingMany) GetAll(context.Context, []string) (map[string]*mvccpb.KeyValue, error) {
 	return nil, errLost
+}
+
+// TestJudgingWaitsForFew objects only, and for none that needs no look-up;
+// an error of the callee ends it.
+func TestJudgingWaitsForFew(t *testing.T) {
+	t.Parallel()
+	w := zoo(t)
+	lookingUp := filter.Selection{Owner: &filter.OwnerRef{Group: "batch", Kind: "Job", Name: "none"}}
+	for _, tt := range []struct {
+		sel       filter.Selection
+		size      int
+		mostWaits int
+	}{
+		{filter.Selection{Resource: "pods"}, 10, 0},
+		{lookingUp, 10, 255},
+		{lookingUp, 100 << 10, 10},
+		{lookingUp, 4 << 20, 0},
+	} {
+		f, added, judged, most := w.filter(tt.sel), 0, 0, 0
+		judging := f.Judging(func(context.Context, filter.Object, filter.Decision) error { judged++; return nil })
+		for range 600 {
+			o := f.Inspect(t.Context(), &mvccpb.KeyValue{Key: []byte(prefix + "pods/team/p"), Value: make([]byte, tt.size)})
+			if err := judging.Add(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+			added++
+			most = max(most, added-judged)
+		}
+		if err := judging.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if most != tt.mostWaits || judged != added {
+			t.Errorf("%v, %d bytes: at most %d waited, want %d; %d of %d were judged", tt.sel, tt.size, most, tt.mostWaits, judged, added)
+		}
+	}
+	enough := errors.New("enough")
+	f := w.filter(lookingUp)
+	judging := f.Judging(func(context.Context, filter.Object, filter.Decision) error { return enough })
+	if err := judging.Add(t.Context(), f.Inspect(t.Context(), &mvccpb.KeyValue{Key: []byte(prefix + "pods/team/p")})); err != nil {
+		t.Error(err)
+	}
+	if err := judging.Flush(t.Context()); !errors.Is(err, enough) {
+		t.Errorf("%v, want the callee's error", err)
+	}
 }

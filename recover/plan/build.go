@@ -25,14 +25,8 @@ type Request struct {
 	held int
 }
 
-const (
-	// childrenOrder is the order of the selected objects; owners come before it.
-	childrenOrder = 0
-	// aheadObjects and aheadBytes bound what is held while the owners of
-	// objects are read, many with one request.
-	aheadObjects = 256
-	aheadBytes   = 1 << 20
-)
+// childrenOrder is the order of the selected objects; owners come before it.
+const childrenOrder = 0
 
 type builder struct {
 	Request
@@ -41,10 +35,6 @@ type builder struct {
 	refs   *spill // to the controllers of selected objects, and of how many
 	key    []byte
 	reason string
-	// ahead are objects to be judged together, so that their owners are read
-	// together.
-	ahead       []*filter.Object
-	aheadWeight int64
 }
 
 // Deletes selects objects and adds a step for each to out; with a nil out it
@@ -59,12 +49,16 @@ func Deletes(ctx context.Context, req Request, out *Writer) (*Summary, error) {
 	b.refs = b.newSpill()
 	defer b.refs.close()
 	b.reason = selectedBy(req.Filter.Selection())
+	judging := req.Filter.Judging(b.judged)
 	for _, r := range req.Filter.Ranges() {
-		if err := req.Source.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error { return b.take(ctx, kv) }); err != nil {
+		err := req.Source.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
+			return judging.Add(ctx, req.Filter.Inspect(ctx, kv))
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
-	if err := b.judgeAhead(ctx); err != nil {
+	if err := judging.Flush(ctx); err != nil {
 		return nil, err
 	}
 	children := b.sum.Steps
@@ -92,38 +86,8 @@ func (b *builder) childrenLabel() string {
 	return "key"
 }
 
-// take judges an object, at once or together with others.
-func (b *builder) take(ctx context.Context, kv *mvccpb.KeyValue) error {
-	o := b.Filter.Inspect(ctx, kv)
-	if !b.Filter.LooksUp() {
-		return b.consider(ctx, o)
-	}
-	b.ahead = append(b.ahead, &o)
-	if b.aheadWeight += o.Size; len(b.ahead) < aheadObjects && b.aheadWeight < aheadBytes {
-		return nil
-	}
-	return b.judgeAhead(ctx)
-}
-
-func (b *builder) judgeAhead(ctx context.Context) error {
-	if err := b.Filter.Ahead(ctx, b.ahead); err != nil {
-		return err
-	}
-	for _, o := range b.ahead {
-		if err := b.consider(ctx, *o); err != nil {
-			return err
-		}
-	}
-	clear(b.ahead)
-	b.ahead, b.aheadWeight = b.ahead[:0], 0
-	return nil
-}
-
-func (b *builder) consider(ctx context.Context, o filter.Object) error {
-	d, err := b.Filter.Judge(ctx, o)
-	if err != nil {
-		return err
-	}
+// judged plans an object if it is selected.
+func (b *builder) judged(_ context.Context, o filter.Object, d filter.Decision) error {
 	switch d {
 	case filter.Undecided:
 		b.sum.Undecided++

@@ -53,6 +53,7 @@ type counter struct {
 	// are few enough.
 	namesLater bool
 	decoded    int64
+	judging    *filter.Judging
 
 	values   []string          // of the object at hand, used again
 	dirs     map[string]*place // by all of a key but the name
@@ -140,10 +141,14 @@ func (c *counter) scan(ctx context.Context, src keyspace.Source, f *filter.Filte
 		seen++
 		return c.one(ctx, f, kv)
 	}
+	c.judging = f.Judging(c.judged)
 	for _, r := range f.Ranges() {
 		if err := c.read(ctx, src, r, count); err != nil {
 			return err
 		}
+	}
+	if err := c.judging.Flush(ctx); err != nil {
+		return err
 	}
 	if n >= 0 && n != seen {
 		return fmt.Errorf("read %d keys of %s, but the store counts %d at the same revision", seen, f.Ranges()[0].Start, n)
@@ -301,10 +306,14 @@ func (c *counter) decode(ctx context.Context, f *filter.Filter, kv *mvccpb.KeyVa
 	if err != nil {
 		return err
 	}
-	d, err := f.Judge(ctx, o)
-	if err != nil {
-		return err
+	err = c.judging.Add(ctx, o)
+	if err == nil && c.s.file != nil {
+		err = c.judging.Flush(ctx) // the next object may be read into the same memory
 	}
+	return err
+}
+
+func (c *counter) judged(_ context.Context, o filter.Object, d filter.Decision) error {
 	switch d {
 	case filter.Drop:
 		return nil

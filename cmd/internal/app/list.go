@@ -100,6 +100,15 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 	}
 	var undecided int64
 	missing := slices.Concat(sel.Names, sel.Keys)
+	judging := f.Judging(func(_ context.Context, o filter.Object, d filter.Decision) error {
+		switch d {
+		case filter.Undecided:
+			undecided++
+		case filter.Keep:
+			return p.print(o)
+		}
+		return nil
+	})
 	for _, r := range f.Ranges() {
 		err := src.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
 			o, err := s.inspect(ctx, f, kv)
@@ -107,20 +116,14 @@ func (s *session) list(ctx context.Context, sel filter.Selection) error {
 				return err
 			}
 			missing = slices.DeleteFunc(missing, func(name string) bool { return name == o.Key.Name || name == string(kv.Key) })
-			d, err := f.Judge(ctx, o)
-			switch {
-			case err != nil:
-				return err
-			case d == filter.Undecided:
-				undecided++
-			case d == filter.Keep:
-				return p.print(o)
-			}
-			return nil
+			return judging.Add(ctx, o)
 		})
 		if err != nil {
 			return err
 		}
+	}
+	if err := judging.Flush(ctx); err != nil {
+		return err
 	}
 	if err := p.finish(); err != nil {
 		return err

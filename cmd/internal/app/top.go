@@ -213,10 +213,14 @@ func (t *topScan) selected(ctx context.Context, sel filter.Selection) error {
 			}
 		}
 		before := t.undecided
+		judging := f.Judging(t.judged)
 		for _, r := range f.Ranges() {
-			if err := scanAny(ctx, src, r, false, func(kv *mvccpb.KeyValue) error { return t.one(ctx, f, kv) }); err != nil {
+			if err := scanAny(ctx, src, r, false, func(kv *mvccpb.KeyValue) error { return t.one(ctx, f, judging, kv) }); err != nil {
 				return err
 			}
+		}
+		if err := judging.Flush(ctx); err != nil {
+			return err
 		}
 		if hint := t.s.inv.sayUndecided(f); t.undecided > before {
 			t.hint = hint
@@ -225,18 +229,23 @@ func (t *topScan) selected(ctx context.Context, sel filter.Selection) error {
 	return nil
 }
 
-func (t *topScan) one(ctx context.Context, f *filter.Filter, kv *mvccpb.KeyValue) error {
+func (t *topScan) one(ctx context.Context, f *filter.Filter, judging *filter.Judging, kv *mvccpb.KeyValue) error {
 	o, err := t.s.inspect(ctx, f, kv)
 	if err != nil {
 		return err
 	}
-	d, err := f.Judge(ctx, o)
-	switch {
-	case err != nil:
-		return err
-	case d == filter.Undecided:
+	err = judging.Add(ctx, o)
+	if err == nil && t.s.file != nil {
+		err = judging.Flush(ctx) // the next object may be read into the same memory
+	}
+	return err
+}
+
+func (t *topScan) judged(_ context.Context, o filter.Object, d filter.Decision) error {
+	switch d {
+	case filter.Undecided:
 		t.undecided++
-	case d == filter.Keep:
+	case filter.Keep:
 		t.survey.add(o, false)
 		t.each(o)
 	}
