@@ -150,7 +150,7 @@ func (s *store) archive() *snapshots.Archive {
 func (s *store) run(a apply.Archive) apply.Run {
 	f, _, _ := s.filter(selection())
 	return apply.Run{
-		Store: s.Client, Archive: a, Judge: plan.Judge{Filter: f},
+		Store: s.Client, Archive: a, Judge: plan.Judge{Filter: f, Guard: f.Guard(keyspace.Current(s.Client, keyspace.Options{Timeout: time.Minute}))},
 		Options: apply.Options{Prefix: prefix, Backoff: func(context.Context, int) error { return nil }},
 	}
 }

@@ -19,7 +19,9 @@ type Request struct {
 	Owners     *filter.Owners
 	Prefix     string
 	WithOwners bool // put the owners that would make the objects again before them
-	Overrides  filter.Overrides
+	// Guard keeps from being deleted what must not be by accident; nil: one
+	// over Source that nothing overrides.
+	Guard *filter.Guard
 
 	// held is how many bytes of owners are held in memory, 0 for spillBytes.
 	held int
@@ -35,6 +37,7 @@ type builder struct {
 	refs   *spill // to the controllers of selected objects, and of how many
 	key    []byte
 	reason string
+	guards *filter.Guarding // of the selected objects
 }
 
 // Deletes selects objects and adds a step for each to out; with a nil out it
@@ -45,10 +48,14 @@ type builder struct {
 // different owners, these are spooled in a file without a name, in the folder
 // of the plan or, without out, in that for temporary files.
 func Deletes(ctx context.Context, req Request, out *Writer) (*Summary, error) {
+	if req.Guard == nil {
+		req.Guard = req.Filter.Guard(req.Source)
+	}
 	b := &builder{Request: req, out: out, sum: newSummary()}
 	b.refs = b.newSpill()
 	defer b.refs.close()
 	b.reason = selectedBy(req.Filter.Selection())
+	b.guards = req.Guard.Guarding(b.guarded)
 	judging := req.Filter.Judging(b.judged)
 	for _, r := range req.Filter.Ranges() {
 		err := req.Source.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
@@ -59,6 +66,9 @@ func Deletes(ctx context.Context, req Request, out *Writer) (*Summary, error) {
 		}
 	}
 	if err := judging.Flush(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.guards.Flush(ctx); err != nil {
 		return nil, err
 	}
 	children := b.sum.Steps
@@ -86,8 +96,8 @@ func (b *builder) childrenLabel() string {
 	return "key"
 }
 
-// judged plans an object if it is selected.
-func (b *builder) judged(_ context.Context, o filter.Object, d filter.Decision) error {
+// judged hands an object to the guard if it is selected.
+func (b *builder) judged(ctx context.Context, o filter.Object, d filter.Decision) error {
 	switch d {
 	case filter.Undecided:
 		b.sum.Undecided++
@@ -95,8 +105,12 @@ func (b *builder) judged(_ context.Context, o filter.Object, d filter.Decision) 
 	case filter.Drop:
 		return nil
 	}
-	if block := b.Filter.Guard(o, b.Overrides); block != nil {
-		b.sum.block(block)
+	return b.guards.Add(ctx, o)
+}
+
+// guarded plans a selected object that the guard lets pass.
+func (b *builder) guarded(_ context.Context, o filter.Object, v *filter.Verdict) error {
+	if b.sum.blocks(v) {
 		return nil
 	}
 	b.sum.observe(o)
@@ -108,7 +122,7 @@ func (b *builder) judged(_ context.Context, o filter.Object, d filter.Decision) 
 			}
 		}
 	}
-	return b.add(childrenOrder, b.childrenLabel(), step(o, Selected, b.reason), &b.sum.First)
+	return b.add(childrenOrder, b.childrenLabel(), step(o, Selected, b.reason).warned(v), &b.sum.First)
 }
 
 // selectedBy is the reason that stands in every step; an expression may be
@@ -133,6 +147,14 @@ func step(o filter.Object, role Role, reason string) Step {
 	}
 	if n := len(o.Head.Meta.Finalizers); n > 0 {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("%d finalizers are not waited for", n))
+	}
+	return s
+}
+
+// warned adds what a guard says of the object, nil for nothing.
+func (s Step) warned(v *filter.Verdict) Step {
+	if v != nil {
+		s.Warnings = append(s.Warnings, v.String())
 	}
 	return s
 }

@@ -115,7 +115,7 @@ func TestNodesAreNeverPlanned(t *testing.T) {
 	if len(lines) != 0 || len(sum.Makers) != 0 || len(sum.Blocked) != 1 || sum.Blocked[0].Count != 4 {
 		t.Errorf("without an override: steps %v, makers %v, blocked %v", order(lines), sum.Makers, sum.Blocked)
 	}
-	req.Overrides.Namespaces = []string{"kube-system"}
+	req.Guard = w.guard(filter.Overrides{Namespaces: []string{"kube-system"}})
 	sum, lines = w.planned(req)
 	if len(lines) != 4 || len(sum.Blocked) != 0 {
 		t.Errorf("with one: steps %v, blocked %v", order(lines), sum.Blocked)
@@ -160,12 +160,12 @@ func TestKeysThatAreNoObjects(t *testing.T) {
 	t.Parallel()
 	w := zoo(t)
 	req := w.request(filter.Selection{Keys: []string{"talos:v1:x", prefix + "configmaps/team/corrupt", prefix + "masterleases/192.168.7.11", prefix + "none"}})
-	req.Overrides.Namespaces = []string{"kube-system", "default"}
+	req.Guard = w.guard(filter.Overrides{Namespaces: []string{"kube-system", "default"}})
 	sum, lines := w.planned(req)
 	if diff := cmp.Diff([]string{"0 selected configmaps/team/corrupt"}, order(lines)); diff != "" {
 		t.Errorf("steps (-want +got):\n%s", diff)
 	}
-	blocked := []Blocked{{Reason: "masterleases belong to the API servers alone", Count: 1}, {Reason: `key "talos:v1:x" lies outside /registry/`, Count: 1}}
+	blocked := []Blocked{{Reason: "masterleases belong to the API servers alone", Count: 1}, {Reason: "keys outside /registry/ are none of Kubernetes' own", Count: 1}}
 	if diff := cmp.Diff(blocked, sum.Blocked); diff != "" {
 		t.Errorf("blocked (-want +got):\n%s", diff)
 	}

@@ -13,8 +13,8 @@ import (
 // by the same selection. Controllers strip finalizers and mark pods all the
 // time; skipping those would never end an incident.
 type Judge struct {
-	Filter    *filter.Filter // made from the plan's header
-	Overrides filter.Overrides
+	Filter *filter.Filter // made from the plan's header
+	Guard  *filter.Guard  // with the overrides in the plan's header; without one nothing can be judged
 }
 
 // StillMeant reports whether the step may go on with the key's present bytes;
@@ -30,8 +30,12 @@ func (j Judge) StillMeant(ctx context.Context, s Step, kv *mvccpb.KeyValue) (mea
 	if s.UID == "" && kv.CreateRevision != s.CreateRevision {
 		return false, "the key was deleted and made again meanwhile", nil
 	}
-	if block := j.Filter.Guard(o, j.Overrides); block != nil {
-		return false, block.Reason, nil
+	v, err := j.Guard.Check(ctx, o)
+	if err != nil {
+		return false, "", err
+	}
+	if v != nil && v.Blocks {
+		return false, v.Reason, nil
 	}
 	if s.Role == Owner {
 		return true, "", nil

@@ -68,7 +68,8 @@ func TestStillMeant(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			j := Judge{Filter: (&world{t, w.src}).request(tt.sel).Filter, Overrides: filter.Overrides{Namespaces: tt.allow}}
+			w := &world{t, w.src}
+			j := Judge{Filter: w.request(tt.sel).Filter, Guard: w.guard(filter.Overrides{Namespaces: tt.allow})}
 			before := string(tt.now.Value)
 			meant, why, err := j.StillMeant(t.Context(), tt.step, tt.now)
 			if err != nil || meant != (tt.why == "") || why != tt.why {
@@ -96,7 +97,7 @@ func TestUnreadableOwnerIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	kv := pods("x", 1, 8)[0]
-	meant, why, err := Judge{Filter: f}.StillMeant(t.Context(), Step{Key: string(kv.Key), UID: uidOf(string(kv.Key)), Role: Selected}, kv)
+	meant, why, err := Judge{Filter: f, Guard: f.Guard(zoo(t).src)}.StillMeant(t.Context(), Step{Key: string(kv.Key), UID: uidOf(string(kv.Key)), Role: Selected}, kv)
 	if meant || why != "" || !errors.Is(err, errLost) {
 		t.Errorf("StillMeant = %v, %q, %v; want the error", meant, why, err)
 	}

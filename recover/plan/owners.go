@@ -168,10 +168,11 @@ type ownerPlan struct {
 	planned, left largest
 }
 
-// judged is an owner without its value, and what the selection says of it.
+// judged is an owner without its value, and what selection and guard say of it.
 type judged struct {
 	filter.Object
 	filter.Decision
+	verdict *filter.Verdict
 }
 
 // flush reads the owners of the batch, with their values because judging may
@@ -192,8 +193,12 @@ func (p *ownerPlan) flush(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			v, err := p.Guard.Check(ctx, *o)
+			if err != nil {
+				return err
+			}
 			o.KV.Value, o.Plain = nil, nil
-			owners[string(o.KV.Key)] = judged{*o, d}
+			owners[string(o.KV.Key)] = judged{*o, d, v}
 		}
 		return nil
 	})
@@ -217,10 +222,11 @@ func (p *ownerPlan) plan(m ownerAt, o judged) error {
 		p.left.offer(m)
 		return nil
 	}
-	if block := p.Filter.Guard(o.Object, p.Overrides); block != nil {
-		if o.Decision != filter.Keep { // else it was counted as one of the selected
-			p.sum.block(block)
-		}
+	blocked := o.verdict != nil && o.verdict.Blocks
+	if o.Decision != filter.Keep { // else it was counted as one of the selected
+		blocked = p.sum.blocks(o.verdict)
+	}
+	if blocked {
 		p.left.offer(m)
 		return nil
 	}
@@ -229,14 +235,14 @@ func (p *ownerPlan) plan(m ownerAt, o judged) error {
 	if o.Decision == filter.Keep {
 		return nil
 	}
-	return p.addStep(m, o.Object)
+	return p.addStep(m, o)
 }
 
-func (p *ownerPlan) addStep(m ownerAt, o filter.Object) error {
-	p.sum.observe(o)
+func (p *ownerPlan) addStep(m ownerAt, o judged) error {
+	p.sum.observe(o.Object)
 	// Far below childrenOrder, one order for each level of owners.
 	order := childrenOrder - 2*maxOwnerDepth + m.level
-	s := step(o, Owner, fmt.Sprintf("owns %d of the selected objects and would make them again", m.makes))
+	s := step(o.Object, Owner, fmt.Sprintf("owns %d of the selected objects and would make them again", m.makes)).warned(o.verdict)
 	if err := p.add(order, "owner", s, &p.first); err != nil {
 		return err
 	}

@@ -43,6 +43,12 @@ type Blocked struct {
 	Count  int64  `json:"count"`
 }
 
+// Warned counts objects whose delete does more than it seems.
+type Warned struct {
+	Reason string `json:"reason"`
+	Count  int64  `json:"count"`
+}
+
 // StageInfo describes one stage of the order of execution.
 type StageInfo struct {
 	What  string `json:"what"` // the resource in the singular, or "owner" or "key"
@@ -73,6 +79,7 @@ type Summary struct {
 	Newest     Aged
 	Makers     []LiveOwner // the highest first; of very many those that make most, see MostMakers
 	Blocked    []Blocked
+	Warned     []Warned
 	Stages     []StageInfo
 	First      []Step
 
@@ -138,14 +145,33 @@ func (s *Summary) age(o filter.Object) {
 	}
 }
 
-func (s *Summary) block(b *filter.Block) {
+// blocks counts what a guard says of one object, and reports whether it blocks.
+func (s *Summary) blocks(v *filter.Verdict) bool {
+	if v == nil {
+		return false
+	}
+	if !v.Blocks {
+		s.warn(v.Reason)
+		return false
+	}
 	for i := range s.Blocked {
-		if s.Blocked[i].Reason == b.Reason {
+		if s.Blocked[i].Reason == v.Reason {
 			s.Blocked[i].Count++
+			return true
+		}
+	}
+	s.Blocked = append(s.Blocked, Blocked{Reason: v.Reason, Allow: v.Allow, Count: 1})
+	return true
+}
+
+func (s *Summary) warn(reason string) {
+	for i := range s.Warned {
+		if s.Warned[i].Reason == reason {
+			s.Warned[i].Count++
 			return
 		}
 	}
-	s.Blocked = append(s.Blocked, Blocked{Reason: b.Reason, Allow: b.Allow, Count: 1})
+	s.Warned = append(s.Warned, Warned{Reason: reason, Count: 1})
 }
 
 // Add counts one step of a saved plan.

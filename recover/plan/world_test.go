@@ -165,6 +165,12 @@ func (w *world) request(sel filter.Selection) Request {
 	return Request{Source: w.src, Filter: f, Owners: owners, Prefix: prefix}
 }
 
+// guard lets pass what is allowed.
+func (w *world) guard(allowed filter.Overrides) *filter.Guard {
+	reader := &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}
+	return filter.NewGuard(reader, w.src, allowed)
+}
+
 // line is one step of a plan in its place.
 type line struct {
 	Stage int

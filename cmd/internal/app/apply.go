@@ -215,7 +215,8 @@ func (j *job) settlePlan(ctx context.Context, h plan.Header, judge plan.Judge) e
 		return err
 	}
 	sum, err := plan.Deletes(ctx, plan.Request{
-		Source: src, Filter: judge.Filter, Owners: j.s.owners(src, judge.Filter.Selection()), Prefix: j.s.reader.Prefix, Overrides: h.Overrides,
+		Source: src, Filter: judge.Filter, Owners: j.s.owners(src, judge.Filter.Selection()), Prefix: j.s.reader.Prefix,
+		Guard: j.s.guard(src, *h.Selection, h.Overrides),
 	}, nil)
 	if err != nil {
 		return err

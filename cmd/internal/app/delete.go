@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -38,8 +39,7 @@ func deleteCommand() *command {
 			maxDeletesFlag(),
 			&cli.BoolFlag{Name: flagWithOwners, Usage: "first delete the owners that would make the objects again", Category: catSelection},
 			&cli.StringFlag{Name: flagPlan, Usage: "save the plan as `FILE` (without --execute), for apply", Category: catOutput},
-			&cli.StringSliceFlag{Name: flagUnsafeNamespace, Usage: "also delete in the protected namespace `NAME`, such as kube-system; may be repeated", Category: catPace},
-		}, paceFlags(), deletePaceFlags(), outputFlags("table, json, yaml"), selectionFlags(), fromFlags(), connectionFlags()),
+		}, overrideFlags(), paceFlags(), deletePaceFlags(), outputFlags("table, json, yaml"), selectionFlags(), fromFlags(), connectionFlags()),
 		run: runDelete,
 	}
 }
@@ -69,6 +69,10 @@ func runDelete(ctx context.Context, inv *invocation) error {
 	if err == nil {
 		_, _, err = inv.pace()
 	}
+	var overrides filter.Overrides
+	if err == nil {
+		overrides, err = inv.overrides()
+	}
 	if err != nil {
 		return err
 	}
@@ -77,7 +81,7 @@ func runDelete(ctx context.Context, inv *invocation) error {
 		return err
 	}
 	defer s.close()
-	d := &deletion{session: s, bound: bound, overrides: filter.Overrides{Namespaces: inv.StringSlice(flagUnsafeNamespace)}}
+	d := &deletion{session: s, bound: bound, overrides: overrides}
 	if d.sel, err = s.selection(ctx, inv.args); err != nil {
 		return err
 	}
@@ -125,7 +129,7 @@ func (d *deletion) request(ctx context.Context, fresh bool) (plan.Request, error
 	}
 	return plan.Request{
 		Source: src, Filter: f, Owners: owners, Prefix: d.reader.Prefix,
-		WithOwners: d.inv.Bool(flagWithOwners), Overrides: d.overrides,
+		WithOwners: d.inv.Bool(flagWithOwners), Guard: d.guard(src, d.sel, d.overrides),
 	}, nil
 }
 
@@ -197,7 +201,7 @@ func (d *deletion) planHeader(j *job, req plan.Request, pass int) plan.Header {
 // checkSummary refuses what guards block, and more than the bound.
 func (d *deletion) checkSummary(sum *plan.Summary, f *filter.Filter) error {
 	if len(sum.Blocked) > 0 {
-		return d.blocked(sum.Blocked[0])
+		return d.blocked(sum.Blocked)
 	}
 	if sum.Undecided > 0 {
 		d.inv.say("warning: %s not decided, and so not selected", objects(sum.Undecided))
@@ -206,15 +210,23 @@ func (d *deletion) checkSummary(sum *plan.Summary, f *filter.Filter) error {
 	return d.checkBound(sum.Steps, 0)
 }
 
-func (d *deletion) blocked(b plan.Blocked) error {
-	hint := "nothing that reaches these keys is allowed"
-	if b.Allow != "" {
-		hint = "to delete them all the same add " + b.Allow
+// blocked names every reason, and every flag that it takes to override them.
+func (d *deletion) blocked(all []plan.Blocked) error {
+	var reasons, allow []string
+	for _, b := range all {
+		reasons = append(reasons, fmt.Sprintf("%s blocked: %s", objects(b.Count), b.Reason))
+		if b.Allow == "" {
+			return refuse("nothing that reaches these keys is allowed", "%s", reasons[len(reasons)-1])
+		}
+		if !slices.Contains(allow, b.Allow) {
+			allow = append(allow, b.Allow)
+		}
 	}
-	if r, _, ok := d.reader.Catalog.Lookup(d.sel.Resource); ok && r.Namespaced && d.sel.Namespace == "" && b.Allow != "" {
+	hint := "to delete them all the same add " + strings.Join(allow, " ")
+	if r, _, ok := d.reader.Catalog.Lookup(d.sel.Resource); ok && r.Namespaced && d.sel.Namespace == "" {
 		hint += ", to leave them out narrow the selection (-n, or --field-selector metadata.namespace!=NAME)"
 	}
-	return refuse(hint, "%s blocked: %s", objects(b.Count), b.Reason)
+	return refuse(hint, "%s", strings.Join(reasons, "; "))
 }
 
 func (d *deletion) checkBound(steps, already int64) error {

@@ -226,8 +226,18 @@ func (j *job) judgeFor(sel *filter.Selection, overrides filter.Overrides) (plan.
 	if sel == nil {
 		return plan.Judge{}, nil
 	}
-	f, _, err := j.s.filter(*sel, keyspace.Current(j.client, j.s.options(j.client)))
-	return plan.Judge{Filter: f, Overrides: overrides}, err
+	now := keyspace.Current(j.client, j.s.options(j.client))
+	f, _, err := j.s.filter(*sel, now)
+	return plan.Judge{Filter: f, Guard: j.s.guard(now, *sel, overrides)}, err
+}
+
+// guard guards what sel finds in src. What an object of an etcd for events
+// hangs on is looked up in the main one, as it is now.
+func (s *session) guard(src keyspace.Source, sel filter.Selection, allowed filter.Overrides) *filter.Guard {
+	if _, _, etcd := s.sourceOf(sel); etcd == etcdEvents {
+		src = keyspace.Current(s.main.Client, s.optionsOf(s.main))
+	}
+	return filter.NewGuard(s.reader, src, allowed)
 }
 
 // leases looks up leases in a live etcd.

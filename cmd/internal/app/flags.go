@@ -1,12 +1,14 @@
 package app
 
 import (
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/connect"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 )
 
 // The categories of flags, in the order of help.
@@ -81,6 +83,7 @@ const (
 	flagStrict          = "strict"
 	flagMaxPlanAge      = "max-plan-age"
 	flagUnsafeNamespace = "unsafe-namespace"
+	flagUnsafeKind      = "unsafe-kind"
 	flagUnsafeCluster   = "unsafe-cluster"
 	flagUnsafeLive      = "unsafe-live-controllers"
 
@@ -183,6 +186,23 @@ func deletePaceFlags() []cli.Flag {
 
 func maxDeletesFlag() cli.Flag {
 	return &cli.Int64Flag{Name: flagMaxDeletes, Usage: "refuse to delete more than `N` objects in all, owners included", Category: catApproval}
+}
+
+func overrideFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: flagUnsafeNamespace, Usage: "also delete in the protected namespace `NAME`, such as kube-system; may be repeated", Category: catPace},
+		&cli.StringSliceFlag{Name: flagUnsafeKind, Usage: "also delete what is protected as `KIND`: " + strings.Join(filter.UnsafeKinds(), ", ") + "; may be repeated", Category: catPace},
+	}
+}
+
+// overrides reads the flags that let a guard pass what it would block.
+func (inv *invocation) overrides() (filter.Overrides, error) {
+	for _, kind := range inv.StringSlice(flagUnsafeKind) {
+		if !slices.Contains(filter.UnsafeKinds(), kind) {
+			return filter.Overrides{}, usage("it takes one of: "+strings.Join(filter.UnsafeKinds(), ", "), "--%s %q is no kind that is protected", flagUnsafeKind, kind)
+		}
+	}
+	return filter.Overrides{Namespaces: inv.StringSlice(flagUnsafeNamespace), Kinds: inv.StringSlice(flagUnsafeKind)}, nil
 }
 
 func maxPlanAgeFlag() cli.Flag {

@@ -309,6 +309,9 @@ func (pv *preview) warnings(w writer) {
 		}
 		warn("%s", text)
 	}
+	for _, v := range sum.Warned {
+		warn("%s: %s", objects(v.Count), v.Reason)
+	}
 	for _, n := range pv.notes {
 		w.field("note", n)
 	}
@@ -320,6 +323,7 @@ func (pv *preview) document() map[string]any {
 		"version": 1, "kind": "preview", "operation": pv.operation, "revision": pv.revision,
 		"objects": sum.Steps, "bytes": sum.Bytes, "undecided": sum.Undecided,
 		"owners": append([]plan.LiveOwner{}, sum.Makers...), "blocked": append([]plan.Blocked{}, sum.Blocked...),
+		"warned": append([]plan.Warned{}, sum.Warned...),
 		"stages": append([]plan.StageInfo{}, sum.Stages...), "first": stepNames(sum.First), "notes": append([]string{}, pv.notes...),
 		"changed": false,
 	}
