@@ -51,9 +51,12 @@ type Judge interface {
 	StillMeant(ctx context.Context, s plan.Step, kv *mvccpb.KeyValue) (meant bool, why string, err error)
 }
 
-// Pacer delays each change. Wait returns ctx's error when it is cancelled.
+// Pacer delays each change.
 type Pacer interface {
-	Wait(ctx context.Context) error
+	Wait(ctx context.Context) error            // before each change; ctx's error when it is cancelled
+	Answered(latency time.Duration, err error) // after each transaction of the run; any goroutine
+	PerSecond() float64                        // the pace now; math.Inf(1) without a limit
+	Why() string                               // why it is slower than its ceiling, "" if it is not
 }
 
 // Observer is told of every finished step; calls come from several
@@ -272,8 +275,8 @@ func (e *engine) feed(p *plan.Plan) error {
 // batchSteps keeps what is archived ahead of time small when the pace is
 // slow, so that few objects change between their archiving and their deletion.
 func (e *engine) batchSteps() int {
-	if limited, ok := e.Pacer.(interface{ PerSecond() float64 }); ok {
-		return int(min(max(limited.PerSecond()/4, 8), batchSteps))
+	if e.Pacer != nil {
+		return int(min(max(e.Pacer.PerSecond()/4, 8), batchSteps))
 	}
 	return batchSteps
 }
