@@ -81,8 +81,12 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 	if err := h.Check(uid, s.reader.Prefix, s.inv.Now(), s.inv.Duration(flagMaxPlanAge)); err != nil {
 		return err
 	}
+	plane, err := s.controlPlane(ctx, "")
+	if err != nil {
+		return err
+	}
 	if !s.inv.Bool(flagExecute) {
-		if err := s.inv.showPlan(ctx, p); err != nil {
+		if err := s.inv.showPlan(ctx, p, plane); err != nil {
 			return err
 		}
 		return s.inv.somethingToDo(p.Trailer().Steps)
@@ -92,7 +96,7 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 		return err
 	}
 	if h.Operation == operationUndo {
-		if err := j.checkUndoPlan(ctx, p); err != nil {
+		if err := j.checkUndoPlan(ctx, p, plane); err != nil {
 			return err
 		}
 	}
@@ -117,7 +121,7 @@ func (s *session) plannedSelection(ctx context.Context, h plan.Header) (*codec.R
 
 // checkUndoPlan opens the files that the plan takes its bytes from, and
 // refuses owned objects under a live garbage collector as undo does.
-func (j *job) checkUndoPlan(ctx context.Context, p *plan.Plan) error {
+func (j *job) checkUndoPlan(ctx context.Context, p *plan.Plan, plane *controlPlane) error {
 	for _, source := range p.Header().Sources {
 		if err := j.openSource(ctx, source); err != nil {
 			return err
@@ -133,14 +137,10 @@ func (j *job) checkUndoPlan(ctx context.Context, p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
-	alive, err := j.s.livingServers(ctx)
-	if err != nil {
-		return err
-	}
 	if owned > 0 {
-		j.report.notes = append(j.report.notes, alive.advice(owned))
+		j.report.notes = append(j.report.notes, plane.advice(owned))
 	}
-	return j.inv.checkLive(alive, owned)
+	return j.inv.checkLive(plane, owned)
 }
 
 func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
@@ -242,9 +242,9 @@ func (inv *invocation) wait(ctx context.Context, d time.Duration) error {
 }
 
 // showPlan prints what a saved plan holds.
-func (inv *invocation) showPlan(ctx context.Context, p *plan.Plan) error {
+func (inv *invocation) showPlan(ctx context.Context, p *plan.Plan, plane *controlPlane) error {
 	h, t := p.Header(), p.Trailer()
-	pv := &preview{operation: h.Operation, revision: h.Revision, now: inv.Now(), sum: &plan.Summary{Bytes: t.Bytes}}
+	pv := &preview{operation: h.Operation, revision: h.Revision, now: inv.Now(), sum: &plan.Summary{Bytes: t.Bytes}, plane: plane}
 	if h.Selection != nil {
 		pv.selection = h.Selection.String()
 	}

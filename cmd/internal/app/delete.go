@@ -49,7 +49,8 @@ type deletion struct {
 	*session
 	sel       filter.Selection
 	overrides filter.Overrides
-	bound     int64 // 0: none
+	bound     int64         // 0: none
+	plane     *controlPlane // as the preview shows it; nil with --from
 }
 
 func runDelete(ctx context.Context, inv *invocation) error {
@@ -86,6 +87,9 @@ func runDelete(ctx context.Context, inv *invocation) error {
 		return err
 	}
 	if err := d.checkNarrow(); err != nil {
+		return err
+	}
+	if d.plane, err = s.controlPlane(ctx, ""); err != nil {
 		return err
 	}
 	if inv.Bool(flagExecute) {

@@ -24,6 +24,7 @@ func layers() map[string][]string {
 		"recover/keyspace/fakekine": nil,
 		"recover/diff":              nil,
 		"recover/census":            {"codec", "recover/keyspace"},
+		"recover/alive":             {"codec", "recover/keyspace"},
 		"recover/tally":             nil,
 		"recover/heat":              nil,
 		"recover/filter":            {"codec", "snapshots", "recover/keyspace"},
@@ -33,7 +34,7 @@ func layers() map[string][]string {
 		"cmd/internal/encryption":   {"codec"},
 		"cmd/internal/term":         nil,
 		"cmd/internal/app": {
-			"codec", "snapshots", "snapshots/sandbox", "recover/keyspace", "recover/filter", "recover/plan", "recover/apply", "recover/diff", "recover/census", "recover/tally", "recover/heat",
+			"codec", "snapshots", "snapshots/sandbox", "recover/keyspace", "recover/filter", "recover/plan", "recover/apply", "recover/diff", "recover/census", "recover/tally", "recover/heat", "recover/alive",
 			"cmd/internal/connect", "cmd/internal/encryption", "cmd/internal/term",
 		},
 		"cmd/etcd-rescue": {"cmd/internal/app", "cmd/internal/term"},

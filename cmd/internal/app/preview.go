@@ -29,7 +29,8 @@ type preview struct {
 	// asking says that the question follows, so "nothing was changed" would
 	// be out of place.
 	asking bool
-	file   string // that was read instead of etcd, "" for none
+	file   string        // that was read instead of etcd, "" for none
+	plane  *controlPlane // nil with a file
 }
 
 // topFew is how many lines a property gets on screen.
@@ -39,7 +40,7 @@ func (d *deletion) newPreview(sum *plan.Summary, rev int64, planPath string) *pr
 	_, perSecond, _ := d.inv.pace() // checked before
 	pv := &preview{
 		operation: operationDelete, sum: sum, selection: d.sel.String(), revision: rev, now: d.now(), perSecond: perSecond,
-		planPath: planPath, free: -1, commands: d.ownerCommand,
+		planPath: planPath, free: -1, commands: d.ownerCommand, plane: d.plane,
 	}
 	if d.file == nil {
 		pv.locate(d.inv)
@@ -121,8 +122,12 @@ func (pv *preview) write(out io.Writer, columns int) {
 		pv.makers(w)
 		pv.order(w, verb)
 		pv.cost(w)
+		if pv.plane != nil {
+			w.field("alive", pv.plane.String())
+		}
 	}
 	pv.warnings(w)
+	pv.next(w)
 	if pv.planPath != "" && !pv.asking {
 		w.line("")
 		w.field("plan", pv.planPath)
@@ -317,6 +322,22 @@ func (pv *preview) warnings(w writer) {
 	}
 }
 
+// next says what happens of itself afterwards.
+func (pv *preview) next(w writer) {
+	if pv.plane == nil || pv.sum.Steps == 0 {
+		return
+	}
+	w.line("")
+	w.line("What happens next")
+	for _, c := range pv.plane.aftermath(pv.operation, pv.sum) {
+		text := c.Text
+		if c.Resource != "" {
+			text = c.Resource + ": " + text
+		}
+		w.line("  %s", strings.ReplaceAll(term.Wrap(text, w.columns-4), "\n", "\n    "))
+	}
+}
+
 func (pv *preview) document() map[string]any {
 	sum := pv.sum
 	doc := map[string]any{
@@ -328,6 +349,9 @@ func (pv *preview) document() map[string]any {
 		"changed": false,
 	}
 	addShares(doc, sum)
+	if pv.plane != nil {
+		doc["alive"], doc["next"] = pv.plane.View, append([]plan.Consequence{}, pv.plane.aftermath(pv.operation, sum)...)
+	}
 	if more := sum.MakersTotal - int64(len(sum.Makers)); more > 0 {
 		doc["otherOwners"] = more
 	}

@@ -38,7 +38,7 @@ type undoing struct {
 	files   []*snapshots.File
 	sources []plan.SourceFile
 	info    snapshots.ArchiveInfo
-	alive   servers
+	plane   *controlPlane
 }
 
 func runUndo(ctx context.Context, inv *invocation) error {
@@ -115,7 +115,7 @@ func (u *undoing) run(ctx context.Context) error {
 	if err := u.checkArchive(j); err != nil {
 		return err
 	}
-	if u.alive, err = u.livingServers(ctx); err != nil {
+	if u.plane, err = u.controlPlane(ctx, ""); err != nil {
 		return err
 	}
 	src, _, _ := u.sourceFor(events)
@@ -177,7 +177,7 @@ func (u *undoing) newPreview(sum *plan.Summary, rev int64, path string) *preview
 	_, perSecond, _ := u.inv.pace() // checked before
 	pv := &preview{
 		operation: operationUndo, sum: sum, revision: rev, now: u.inv.Now(), perSecond: perSecond,
-		planPath: path, free: -1,
+		planPath: path, free: -1, plane: u.plane,
 	}
 	note := func(n int64, text string) {
 		if n > 0 {
@@ -189,7 +189,7 @@ func (u *undoing) newPreview(sum *plan.Summary, rev int64, path string) *preview
 	note(sum.Leased, "left out because of their lease (events): --"+flagWithLeased+" puts back those whose length is known")
 	note(sum.Superseded, "archived earlier under the same key: the newest bytes count")
 	if sum.Owned > 0 {
-		pv.notes = append(pv.notes, u.alive.note(sum.Owned))
+		pv.notes = append(pv.notes, u.plane.note(sum.Owned))
 	}
 	return pv
 }
@@ -215,7 +215,7 @@ func (u *undoing) execute(ctx context.Context, j *job, req plan.UndoRequest, h p
 	if sum.Steps == 0 {
 		return j.conclude(nil)
 	}
-	if err := u.inv.checkLive(u.alive, sum.Owned); err != nil {
+	if err := u.inv.checkLive(u.plane, sum.Owned); err != nil {
 		return err
 	}
 	if err := u.approve(ctx, sum, h.Revision); err != nil {
@@ -254,7 +254,7 @@ func (u *undoing) carryOut(ctx context.Context, j *job, path string, sum *plan.S
 		err = result.Stopped
 	}
 	if sum.Owned > 0 {
-		j.report.notes = append(j.report.notes, u.alive.advice(sum.Owned))
+		j.report.notes = append(j.report.notes, u.plane.advice(sum.Owned))
 	}
 	return j.conclude(err)
 }
