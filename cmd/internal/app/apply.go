@@ -66,7 +66,11 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 	if h.Operation == operationUndo {
 		verb = "putting back"
 	}
-	j, err := s.newJob(ctx, r, h.Run, verb)
+	plane, err := s.controlPlane(ctx, h.Etcd)
+	if err != nil {
+		return err
+	}
+	j, err := s.newJob(ctx, r, h.Run, verb, plane)
 	if err != nil {
 		return err
 	}
@@ -81,10 +85,6 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 	if err := h.Check(uid, s.reader.Prefix, s.inv.Now(), s.inv.Duration(flagMaxPlanAge)); err != nil {
 		return err
 	}
-	plane, err := s.controlPlane(ctx, "")
-	if err != nil {
-		return err
-	}
 	if !s.inv.Bool(flagExecute) {
 		if err := s.inv.showPlan(ctx, p, plane); err != nil {
 			return err
@@ -96,7 +96,7 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 		return err
 	}
 	if h.Operation == operationUndo {
-		if err := j.checkUndoPlan(ctx, p, plane); err != nil {
+		if err := j.checkUndoPlan(ctx, p); err != nil {
 			return err
 		}
 	}
@@ -121,7 +121,7 @@ func (s *session) plannedSelection(ctx context.Context, h plan.Header) (*codec.R
 
 // checkUndoPlan opens the files that the plan takes its bytes from, and
 // refuses owned objects under a live garbage collector as undo does.
-func (j *job) checkUndoPlan(ctx context.Context, p *plan.Plan, plane *controlPlane) error {
+func (j *job) checkUndoPlan(ctx context.Context, p *plan.Plan) error {
 	for _, source := range p.Header().Sources {
 		if err := j.openSource(ctx, source); err != nil {
 			return err
@@ -138,9 +138,9 @@ func (j *job) checkUndoPlan(ctx context.Context, p *plan.Plan, plane *controlPla
 		return err
 	}
 	if owned > 0 {
-		j.report.notes = append(j.report.notes, plane.advice(owned))
+		j.report.notes = append(j.report.notes, j.plane.advice(owned))
 	}
-	return j.inv.checkLive(plane, owned)
+	return j.inv.checkLive(j.plane, owned)
 }
 
 func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
@@ -150,6 +150,9 @@ func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) e
 		if err := j.checkSpace(&plan.Summary{Steps: n, Bytes: p.Trailer().Bytes}); err != nil {
 			return err
 		}
+	}
+	if err := j.plane.health.check(h.Operation == operationUndo, n, j.unguarded()); err != nil {
+		return err
 	}
 	if err := j.inv.confirm(ctx, n, fmt.Sprintf("carry out these %s", term.Plural(n, "step"))); err != nil {
 		return err
@@ -248,9 +251,12 @@ func (inv *invocation) showPlan(ctx context.Context, p *plan.Plan, plane *contro
 	if h.Selection != nil {
 		pv.selection = h.Selection.String()
 	}
-	_, pv.perSecond, _ = inv.pace() // checked before anything is executed
+	var err error
+	if pv.pace, err = inv.pace(); err != nil {
+		return err
+	}
 	last := -1
-	err := p.Steps(ctx, func(stage int, what string, s plan.Step) error {
+	err = p.Steps(ctx, func(stage int, what string, s plan.Step) error {
 		if stage != last {
 			pv.sum.Stages = append(pv.sum.Stages, plan.StageInfo{What: what})
 			last = stage

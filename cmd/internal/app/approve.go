@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
-	"github.com/etcd-rescue/etcd-rescue/recover/apply"
 )
 
 // checkApproval refuses, before anything is read, an --execute that could not
@@ -63,19 +62,6 @@ func (inv *invocation) maxDeletes() (int64, error) {
 		return 0, usage("", "--%s takes a positive number, got %d", flagMaxDeletes, n)
 	}
 	return n, nil
-}
-
-// pace reads --rate; a nil Pacer is no limit.
-func (inv *invocation) pace() (pacer apply.Pacer, perSecond float64, err error) {
-	text := inv.String(flagRate)
-	if text == "max" {
-		return nil, 0, nil
-	}
-	perSecond, err = strconv.ParseFloat(text, 64)
-	if err != nil || !(perSecond > 0 && perSecond <= 1e6) {
-		return nil, 0, usage("write a number of changes a second, or max", "--%s %q is no pace", flagRate, text)
-	}
-	return apply.NewFixed(perSecond), perSecond, nil
 }
 
 // commandLine is the audit trail's copy of what was typed, without passwords.

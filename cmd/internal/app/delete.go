@@ -68,7 +68,7 @@ func runDelete(ctx context.Context, inv *invocation) error {
 		err = usage("--execute saves its plan beside the archive by itself", "--%s and --execute contradict each other", flagPlan)
 	}
 	if err == nil {
-		_, _, err = inv.pace()
+		_, err = inv.pace()
 	}
 	var overrides filter.Overrides
 	if err == nil {
@@ -89,7 +89,8 @@ func runDelete(ctx context.Context, inv *invocation) error {
 	if err := d.checkNarrow(); err != nil {
 		return err
 	}
-	if d.plane, err = s.controlPlane(ctx, ""); err != nil {
+	_, _, etcd := s.sourceOf(d.sel)
+	if d.plane, err = s.controlPlane(ctx, etcd); err != nil {
 		return err
 	}
 	if inv.Bool(flagExecute) {
@@ -185,7 +186,7 @@ func (inv *invocation) somethingToDo(steps int64) error {
 }
 
 func (d *deletion) createPlan(ctx context.Context, req plan.Request, path string) (*plan.Writer, error) {
-	j, err := d.newJob(ctx, d.holds(d.sel), d.inv.newRun(), "")
+	j, err := d.newJob(ctx, d.holds(d.sel), d.inv.newRun(), "", d.plane)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +252,7 @@ func (d *deletion) execute(ctx context.Context) error {
 	if err := d.checkNamespace(ctx, req.Source, req.Filter); err != nil {
 		return err
 	}
-	j, err := d.newJob(ctx, d.holds(d.sel), d.inv.newRun(), "deleting")
+	j, err := d.newJob(ctx, d.holds(d.sel), d.inv.newRun(), "deleting", d.plane)
 	if err != nil {
 		return err
 	}
@@ -333,6 +334,9 @@ func (d *deletion) approve(ctx context.Context, sum *plan.Summary, p *plan.Plan,
 		pv := d.newPreview(sum, req.Source.Revision(), p.Path())
 		pv.asking = true
 		pv.write(j.Streams.Err, width(j.Streams.ErrWidth))
+	}
+	if err := d.plane.health.check(false, sum.Steps, j.Int64(flagUnsafeUnguarded)); err != nil {
+		return err
 	}
 	if err := j.confirm(ctx, sum.Steps, fmt.Sprintf("delete these %s", objects(sum.Steps))); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -34,6 +35,7 @@ type job struct {
 	run     string
 	dir     string // of archive and plan, absolute
 	verb    string // for the progress: "deleting"
+	plane   *controlPlane
 	pacer   apply.Pacer
 	sources []apply.Bytes
 	files   []*snapshots.File // sources that the job itself opened
@@ -42,12 +44,12 @@ type job struct {
 }
 
 // newJob prepares the execution of plans against the etcd that holds r.
-func (s *session) newJob(ctx context.Context, r *codec.Resource, run, verb string) (*job, error) {
+func (s *session) newJob(ctx context.Context, r *codec.Resource, run, verb string, plane *controlPlane) (*job, error) {
 	dir, err := filepath.Abs(s.inv.String(flagArchiveDir))
 	if err != nil {
 		return nil, err
 	}
-	pacer, _, err := s.inv.pace()
+	pace, err := s.inv.pace()
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +59,8 @@ func (s *session) newJob(ctx context.Context, r *codec.Resource, run, verb strin
 	}
 	_, client, etcd := s.sourceFor(r)
 	return &job{
-		s: s, inv: s.inv, client: client, etcd: etcd, uid: uid, run: run, dir: dir, verb: verb, pacer: pacer,
+		s: s, inv: s.inv, client: client, etcd: etcd, uid: uid, run: run, dir: dir, verb: verb, plane: plane,
+		pacer:  pace.pacer(plane.served(), lagging{client}),
 		report: &runReport{run: run, cluster: uid, started: s.inv.Now()},
 	}, nil
 }
@@ -126,13 +129,50 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 	unhook := context.AfterFunc(ctx, func() {
 		progress.Message("interrupted: finishing what is in flight; Ctrl-C again leaves at once")
 	})
+	follow, stop := context.WithCancel(ctx)
+	watching := j.watchPace(follow, progress)
 	result, err := run.Plan(ctx, p)
+	stop()
+	watching.Wait()
 	unhook()
 	progress.Finish()
 	if result != nil {
 		j.report.add(p, result)
 	}
 	return result, err
+}
+
+// watchPace lets an adaptive pace follow the members, and says in the progress
+// why it is slow, until ctx ends.
+func (j *job) watchPace(ctx context.Context, progress *term.Progress) *sync.WaitGroup {
+	var watching sync.WaitGroup
+	if j.pacer == nil {
+		return &watching
+	}
+	if adaptive, ok := j.pacer.(*apply.Adaptive); ok {
+		watching.Go(func() { adaptive.Run(ctx) })
+	}
+	watching.Go(func() {
+		tick := time.NewTicker(500 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				progress.Note(j.pacer.Why())
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return &watching
+}
+
+// unguarded is how many deletes may go without a guard, where etcd takes none.
+func (j *job) unguarded() int64 {
+	if !j.inv.has(flagUnsafeUnguarded) {
+		return 0
+	}
+	return j.inv.Int64(flagUnsafeUnguarded)
 }
 
 // openArchive makes the archive of this run, or goes on with it when the plan

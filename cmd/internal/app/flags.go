@@ -79,6 +79,8 @@ const (
 	flagDetailedExit    = "detailed-exit-code"
 	flagArchiveDir      = "archive-dir"
 	flagRate            = "rate"
+	flagMinRate         = "min-rate"
+	flagMaxRate         = "max-rate"
 	flagSettle          = "settle"
 	flagStrict          = "strict"
 	flagMaxPlanAge      = "max-plan-age"
@@ -86,13 +88,13 @@ const (
 	flagUnsafeKind      = "unsafe-kind"
 	flagUnsafeCluster   = "unsafe-cluster"
 	flagUnsafeLive      = "unsafe-live-controllers"
+	flagUnsafeUnguarded = "unsafe-unguarded"
 
 	flagServe = "serve"
 	flagSize  = "size"
 )
 
 const (
-	defaultRate       = "200"
 	defaultSettle     = 10 * time.Second
 	defaultMaxPlanAge = 24 * time.Hour
 	defaultFormat     = "table"
@@ -170,17 +172,17 @@ func approvalFlags(what string) []cli.Flag {
 }
 
 func paceFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: flagRate, Usage: "changes a second: `N`, or max", Value: defaultRate, Category: catPace},
+	return append(rateFlags(),
 		&cli.StringFlag{Name: flagArchiveDir, Usage: "`DIR` for the archive and the plan", Value: ".", Category: catPace},
 		&cli.StringFlag{Name: flagUnsafeCluster, Usage: "accept a plan or archive that was made for the cluster whose kube-system has `UID`", Category: catPace},
-	}
+	)
 }
 
 func deletePaceFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.DurationFlag{Name: flagSettle, Usage: "after the delete wait `DURATION` and count again, to see whether it stopped", Value: defaultSettle, Category: catPace},
 		&cli.BoolFlag{Name: flagStrict, Usage: "skip whatever changed since the plan, instead of judging it again", Category: catPace},
+		unguardedFlag(),
 	}
 }
 

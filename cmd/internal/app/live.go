@@ -11,20 +11,32 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
 )
 
-// controlPlane is what lives beside the tool, and acts on what it does.
-type controlPlane struct{ alive.View }
+// controlPlane is what lives beside the tool, and acts on what it does, and how
+// its etcd is.
+type controlPlane struct {
+	alive.View
+	health *health // of the etcd that is to be changed
+}
 
-// controlPlane looks once at who lives, nil for a file. frozen is why nobody
-// can renew a lease, "" if everybody can.
-func (s *session) controlPlane(ctx context.Context, frozen string) (*controlPlane, error) {
+// controlPlane looks once at who lives and how the named etcd is, nil for a
+// file.
+func (s *session) controlPlane(ctx context.Context, etcd string) (*controlPlane, error) {
 	if s.main == nil {
 		return nil, nil
 	}
+	main := s.healthOf(ctx, s.main)
 	watch := alive.New(s.reader, s.inv.Now)
-	watch.Frozen = frozen
+	watch.Frozen = main.frozen()
 	view, err := watch.Look(ctx, keyspace.Current(s.main.Client, s.optionsOf(s.main)))
-	return &controlPlane{view}, err
+	plane := &controlPlane{view, main}
+	if etcd == etcdEvents && s.events != nil {
+		plane.health = s.healthOf(ctx, s.events)
+	}
+	return plane, err
 }
+
+// served says that an API server lives, or may.
+func (cp *controlPlane) served() bool { return cp != nil && cp.Server() }
 
 func unsafeLiveFlag() cli.Flag {
 	return &cli.Int64Flag{Name: flagUnsafeLive, Usage: "put back `COUNT` owned objects although an API server lives", Category: catPace}

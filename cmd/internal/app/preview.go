@@ -19,10 +19,10 @@ type preview struct {
 	selection string
 	revision  int64
 	now       time.Time
-	perSecond float64 // 0: no limit
-	archive   string  // folder of the archive, "" for none
-	free      int64   // bytes there, -1 unknown
-	shared    string  // data directory of a local etcd on the same device
+	pace      pacing
+	archive   string // folder of the archive, "" for none
+	free      int64  // bytes there, -1 unknown
+	shared    string // data directory of a local etcd on the same device
 	planPath  string
 	notes     []string
 	commands  func(plan.LiveOwner) string
@@ -37,9 +37,9 @@ type preview struct {
 const topFew = 5
 
 func (d *deletion) newPreview(sum *plan.Summary, rev int64, planPath string) *preview {
-	_, perSecond, _ := d.inv.pace() // checked before
+	pace, _ := d.inv.pace() // checked before
 	pv := &preview{
-		operation: operationDelete, sum: sum, selection: d.sel.String(), revision: rev, now: d.now(), perSecond: perSecond,
+		operation: operationDelete, sum: sum, selection: d.sel.String(), revision: rev, now: d.now(), pace: pace,
 		planPath: planPath, free: -1, commands: d.ownerCommand, plane: d.plane,
 	}
 	if d.file == nil {
@@ -282,12 +282,7 @@ func (pv *preview) order(w writer, verb string) {
 }
 
 func (pv *preview) cost(w writer) {
-	if pv.perSecond > 0 {
-		d := time.Duration(float64(pv.sum.Steps) / pv.perSecond * float64(time.Second))
-		w.field("time", fmt.Sprintf("about %s at %g a second (--rate)", term.Duration(d), pv.perSecond))
-	} else {
-		w.field("time", "as fast as etcd takes it (--rate max)")
-	}
+	w.field("time", pv.pace.time(pv.sum.Steps, pv.plane.served()))
 	if pv.archive == "" || pv.operation != operationDelete {
 		return
 	}
@@ -317,9 +312,17 @@ func (pv *preview) warnings(w writer) {
 	for _, v := range sum.Warned {
 		warn("%s: %s", objects(v.Count), v.Reason)
 	}
-	for _, n := range pv.notes {
+	for _, n := range pv.allNotes() {
 		w.field("note", n)
 	}
+}
+
+// allNotes adds how etcd is.
+func (pv *preview) allNotes() []string {
+	if pv.plane == nil {
+		return pv.notes
+	}
+	return append(pv.plane.health.notes(pv.operation == operationUndo), pv.notes...)
 }
 
 // next says what happens of itself afterwards.
@@ -345,7 +348,7 @@ func (pv *preview) document() map[string]any {
 		"objects": sum.Steps, "bytes": sum.Bytes, "undecided": sum.Undecided,
 		"owners": append([]plan.LiveOwner{}, sum.Makers...), "blocked": append([]plan.Blocked{}, sum.Blocked...),
 		"warned": append([]plan.Warned{}, sum.Warned...),
-		"stages": append([]plan.StageInfo{}, sum.Stages...), "first": stepNames(sum.First), "notes": append([]string{}, pv.notes...),
+		"stages": append([]plan.StageInfo{}, sum.Stages...), "first": stepNames(sum.First), "notes": append([]string{}, pv.allNotes()...),
 		"changed": false,
 	}
 	addShares(doc, sum)
@@ -358,9 +361,7 @@ func (pv *preview) document() map[string]any {
 	if sum.Oldest.Name != "" {
 		doc["oldest"], doc["newest"] = sum.Oldest, sum.Newest
 	}
-	if pv.perSecond > 0 {
-		doc["rate"], doc["seconds"] = pv.perSecond, int64(float64(sum.Steps)/pv.perSecond)
-	}
+	pv.pace.document(doc, sum.Steps, pv.plane.served())
 	if pv.operation == operationDelete && pv.archive != "" {
 		archive := map[string]any{"dir": pv.archive, "bytes": archiveSize(sum)}
 		if pv.free >= 0 {

@@ -132,7 +132,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"sandbox": cmdSandbox, "sandbox-zoo": cmdSandboxZoo, "lose-leader": cmdLoseLeader, "kine": cmdKine,
+			"sandbox": cmdSandbox, "sandbox-zoo": cmdSandboxZoo, "lose-leader": cmdLoseLeader, "alarm": cmdAlarm, "kine": cmdKine,
 			"revision": cmdRevision, "unchanged": cmdUnchanged, "restored": cmdRestored, "kept": cmdKept, "untouched": cmdUntouched,
 			"etcdput": cmdPut, "etcdcopy": cmdCopy, "etcddel": cmdDelete, "etcdretype": cmdRetype, "etcdgrow": cmdGrow, "etcdcount": cmdCount, "snapshot": cmdSnapshot, "etcdutl-status": cmdStatus,
 			"exitcode": cmdExitCode, "same": cmdSame, "refill": cmdRefill, "leased": cmdLeased, "capture": cmdCapture, "replace": cmdReplace, "cut": cmdCut, "sorted": cmdSorted, "sum": cmdSum, "closed-port": cmdClosedPort,

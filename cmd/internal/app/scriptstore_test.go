@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	etcdsnapshot "go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
@@ -82,6 +83,22 @@ func cmdSandboxZoo(ts *testscript.TestScript, neg bool, args []string) {
 
 func startZoo(ctx context.Context) (*store, error) {
 	return startStore(ctx, sandbox.Options{Snapshot: zooSnapshot, NoFsync: true, Mode: sandbox.InProcess, Keep: still})
+}
+
+// cmdAlarm raises an alarm of a member that does not exist, or takes it back:
+// alarm NAME on|off NOSPACE|CORRUPT.
+func cmdAlarm(ts *testscript.TestScript, neg bool, args []string) {
+	s, args := named(ts, neg, args, 2, 2, "alarm NAME on|off NOSPACE|CORRUPT")
+	action := map[string]etcdserverpb.AlarmRequest_AlarmAction{
+		"on": etcdserverpb.AlarmRequest_ACTIVATE, "off": etcdserverpb.AlarmRequest_DEACTIVATE,
+	}[args[0]]
+	kind, ok := etcdserverpb.AlarmType_value[args[1]]
+	if action == 0 || !ok {
+		ts.Fatalf("no alarm can be %s %s", args[0], args[1])
+	}
+	_, err := etcdserverpb.NewMaintenanceClient(s.client.ActiveConnection()).Alarm(context.Background(),
+		&etcdserverpb.AlarmRequest{Action: action, MemberID: 7, Alarm: etcdserverpb.AlarmType(kind)})
+	ts.Check(err)
 }
 
 // cmdRevision remembers all that a store holds: revision NAME.

@@ -50,7 +50,7 @@ func runUndo(ctx context.Context, inv *invocation) error {
 		err = usage("--execute saves its plan by itself", "--%s and --execute contradict each other", flagPlan)
 	}
 	if err == nil {
-		_, _, err = inv.pace()
+		_, err = inv.pace()
 	}
 	if err != nil {
 		return err
@@ -107,15 +107,16 @@ func (u *undoing) run(ctx context.Context) error {
 	if u.info.Etcd != etcdEvents || !ok {
 		events = nil
 	}
-	j, err := u.newJob(ctx, events, u.inv.newRun(), "putting back")
+	var err error
+	if u.plane, err = u.controlPlane(ctx, u.info.Etcd); err != nil {
+		return err
+	}
+	j, err := u.newJob(ctx, events, u.inv.newRun(), "putting back", u.plane)
 	if err != nil {
 		return err
 	}
 	defer j.close()
 	if err := u.checkArchive(j); err != nil {
-		return err
-	}
-	if u.plane, err = u.controlPlane(ctx, ""); err != nil {
 		return err
 	}
 	src, _, _ := u.sourceFor(events)
@@ -174,9 +175,9 @@ func (u *undoing) preview(ctx context.Context, req plan.UndoRequest, h plan.Head
 }
 
 func (u *undoing) newPreview(sum *plan.Summary, rev int64, path string) *preview {
-	_, perSecond, _ := u.inv.pace() // checked before
+	pace, _ := u.inv.pace() // checked before
 	pv := &preview{
-		operation: operationUndo, sum: sum, revision: rev, now: u.inv.Now(), perSecond: perSecond,
+		operation: operationUndo, sum: sum, revision: rev, now: u.inv.Now(), pace: pace,
 		planPath: path, free: -1, plane: u.plane,
 	}
 	note := func(n int64, text string) {
@@ -214,6 +215,9 @@ func (u *undoing) execute(ctx context.Context, j *job, req plan.UndoRequest, h p
 	}
 	if sum.Steps == 0 {
 		return j.conclude(nil)
+	}
+	if err := u.plane.health.check(true, sum.Steps, 0); err != nil {
+		return err
 	}
 	if err := u.inv.checkLive(u.plane, sum.Owned); err != nil {
 		return err

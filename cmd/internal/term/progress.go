@@ -53,6 +53,7 @@ type Progress struct {
 	bar   *progressbar.ProgressBar // renders only; the writing is done here
 
 	done, skipped, failed int64
+	note                  string // why it is slow
 	start, shown          time.Time
 	samples               []sample
 	drawn, finished       bool
@@ -124,6 +125,18 @@ func (p *Progress) Add(done, skipped, failed int) {
 	p.show()
 }
 
+// Note says beside the rate why it is as it is, until the next call; "" says
+// nothing. It refreshes what is shown, as Add does.
+func (p *Progress) Note(text string) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	p.note = text
+	p.mu.Unlock()
+	p.Add(0, 0, 0)
+}
+
 // Message writes a line of its own and keeps the bar below it.
 func (p *Progress) Message(text string) {
 	if p == nil {
@@ -165,8 +178,11 @@ func (p *Progress) show() {
 		p.draw()
 		return
 	}
-	fmt.Fprintf(p.w, "%s %s of %s (%s)\n", p.opts.Past, Count(p.done), Count(p.opts.Total),
-		strings.Join([]string{Rate(p.rate()), Count(p.skipped) + " skipped", Count(p.failed) + " failed", p.remaining("about ")}, ", "))
+	parts := []string{Rate(p.rate()), Count(p.skipped) + " skipped", Count(p.failed) + " failed", p.remaining("about ")}
+	if p.note != "" && !p.finished {
+		parts = append(parts, p.note)
+	}
+	fmt.Fprintf(p.w, "%s %s of %s (%s)\n", p.opts.Past, Count(p.done), Count(p.opts.Total), strings.Join(parts, ", "))
 }
 
 func (p *Progress) clear() {
@@ -193,7 +209,7 @@ func (p *Progress) draw() {
 }
 
 // describe says as much as fits. What is least missed goes first: the verb, the
-// rate, the number skipped.
+// rate, the number skipped; why it is slow is missed more than what the rate is.
 func (p *Progress) describe(room int) string {
 	verb := p.opts.Verb
 	if p.finished {
@@ -211,7 +227,14 @@ func (p *Progress) describe(room int) string {
 	if p.failed > 0 {
 		failed = Count(p.failed) + " failed"
 	}
+	var note string
+	if !p.finished {
+		note = p.note
+	}
 	for _, parts := range [][]string{
+		{strings.TrimSpace(verb + " " + count), rate, left, skipped, failed, note},
+		{count, rate, left, skipped, failed, note},
+		{count, skipped, failed, note},
 		{strings.TrimSpace(verb + " " + count), rate, left, skipped, failed},
 		{count, rate, left, skipped, failed},
 		{count, left, skipped, failed},

@@ -142,6 +142,40 @@ func TestProgressBar(t *testing.T) {
 		"  40% ███░░░░░░  deleted 12,000/30,001, 3,030/s, took 4s, 120 skipped, 3 failed", "")
 }
 
+func TestProgressNote(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		width int
+		want  []string
+	}{
+		"lines": {0, []string{
+			"deleted 100 of 1,000 (20/s, 0 skipped, 0 failed, about 45s left, etcd takes 340ms to commit)",
+			"deleted 100 of 1,000 (10/s, 0 skipped, 0 failed, about 1m30s left)",
+			"deleted 100 of 1,000 (10/s, 0 skipped, 0 failed, took 10s)"}},
+		"80": {80, []string{"  10% ░░░░░░░░░  deleting 100/1,000, 20/s, 45s left, etcd takes 340ms to commit"}},
+		"60": {60, []string{"  10% █░░░░░░░░░░░░░  100/1,000, etcd takes 340ms to commit"}},
+	} {
+		var b bytes.Buffer
+		c := newClock()
+		p := NewProgress(Streams{Err: &b, ErrTTY: test.width > 0, ErrWidth: test.width}, options(c, 1000))
+		p.Add(100, 0, 0)
+		c.pass(5 * time.Second)
+		p.Note("etcd takes 340ms to commit")
+		lines := screen(b.String())
+		got := lines[:max(1, len(lines)-1)]
+		if test.width == 0 {
+			c.pass(5 * time.Second)
+			p.Note("")
+			p.Note("not said: it ends")
+			p.Finish()
+			got = strings.Split(strings.TrimSpace(b.String()), "\n")
+		}
+		if strings.Join(got, "\n") != strings.Join(test.want, "\n") {
+			t.Errorf("%s:\n%s\nwant:\n%s", name, strings.Join(got, "\n"), strings.Join(test.want, "\n"))
+		}
+	}
+}
+
 func TestProgressBarComplete(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
