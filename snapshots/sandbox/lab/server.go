@@ -14,8 +14,16 @@ import (
 
 // Server returns the path of a real server, or of a client that comes with one: "etcd-3.6", "kine",
 // "etcd-3.6/etcdctl" and so on are directories below testdata/servers. It is built on first use, for which the Go
-// module proxy is needed. The working directory must lie in this module, as that of its tests does.
+// module proxy is needed. The working directory must lie in this module, as that of its tests does. DebianEtcd is none
+// of these directories.
 func Server(ctx context.Context, name string) (string, error) {
+	if name == DebianEtcd {
+		path, err := cached("servers", name)
+		if err != nil {
+			return "", err
+		}
+		return path, once(path, func(part string) error { return debian(ctx, part) })
+	}
 	gomod, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
