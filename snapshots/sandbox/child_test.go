@@ -69,6 +69,18 @@ func helperForeign(args []string) int {
 		return 2
 	}
 	cfg := serverConfig{Name: *values["name"], DataDir: *values["data-dir"], Port: port}
+	if peers, err := url.Parse(*values["listen-peer-urls"]); err != nil {
+		return 2
+	} else if peers.Port() != "0" {
+		peerPort, err := strconv.Atoi(peers.Port())
+		if err != nil {
+			return 2
+		}
+		cfg.Cluster = &clusterConfig{
+			ClientURL: *values["advertise-client-urls"], PeerURL: *values["initial-advertise-peer-urls"],
+			PeerPort: peerPort, Initial: *values["initial-cluster"],
+		}
+	}
 	e, err := startEmbedded(context.Background(), cfg, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -208,7 +220,7 @@ func TestTLS(t *testing.T) {
 			if got := get(t, c, "/a"); got != "1" {
 				t.Errorf("got %q", got)
 			}
-			bare, err := newClient(t.Context(), s.Endpoints()[0], &TLS{CAFile: conf.CAFile})
+			bare, err := newClient(t.Context(), &TLS{CAFile: conf.CAFile}, s.Endpoints()...)
 			if err != nil {
 				t.Fatal(err)
 			}

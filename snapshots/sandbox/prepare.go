@@ -46,8 +46,12 @@ func FixtureFile(ctx context.Context, f Fixture, dir string) (path string, err e
 	return path, nil
 }
 
-// prepare restores the snapshot, if there is one, into dataDir, which must not exist.
-func prepare(ctx context.Context, opt Options, dir, dataDir, member string) error {
+// home is a data directory to be made, of a member of a cluster that may have no other.
+type home struct{ dir, member, peerURL, initial string }
+
+// prepare restores the snapshot, if there is one, into each home, whose directory must not exist. All of them get the
+// same bytes.
+func prepare(ctx context.Context, opt Options, dir string, homes ...home) error {
 	src, err := source(ctx, opt, dir)
 	if err != nil || src == "" {
 		return err
@@ -60,8 +64,10 @@ func prepare(ctx context.Context, opt Options, dir, dataDir, member string) erro
 			return fmt.Errorf("drop keys from the copy of the snapshot: %w", err)
 		}
 	}
-	if err := restore(src, dataDir, member); err != nil {
-		return fmt.Errorf("restore snapshot: %w", err)
+	for _, h := range homes {
+		if err := restore(src, h); err != nil {
+			return fmt.Errorf("restore snapshot: %w", err)
+		}
 	}
 	return os.Remove(src)
 }
@@ -238,7 +244,7 @@ func entomb(b *bolt.Bucket, last []byte) error {
 }
 
 // restore makes a data directory. The hash is gone by now; it was checked when the copy was made.
-func restore(src, dataDir, member string) (err error) {
+func restore(src string, h home) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("etcd panicked: %v", r)
@@ -246,10 +252,10 @@ func restore(src, dataDir, member string) (err error) {
 	}()
 	return snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath:        src,
-		Name:                member,
-		OutputDataDir:       dataDir,
-		PeerURLs:            []string{peerURL},
-		InitialCluster:      member + "=" + peerURL,
+		Name:                h.member,
+		OutputDataDir:       h.dir,
+		PeerURLs:            []string{h.peerURL},
+		InitialCluster:      h.initial,
 		InitialClusterToken: clusterToken,
 		SkipHashCheck:       true,
 	})

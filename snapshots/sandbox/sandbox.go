@@ -1,5 +1,6 @@
 // Package sandbox starts a throwaway etcd: a real server, on 127.0.0.1, empty or from a snapshot, in this process or
-// in a child process that can be killed. Drills, rehearsals and tests use it, and nothing else starts an etcd.
+// in a child process that can be killed; or a cluster of several, whose network can be cut. Drills, rehearsals and tests
+// use it, and nothing else starts an etcd.
 //
 // Its invariant: everything it makes lies under one fresh directory with mode 0700, and that directory goes away, at
 // [Sandbox.Close] or, with a child, when this process dies in whatever way. Whoever is left removes it. Only a
@@ -75,8 +76,11 @@ type TLS struct {
 
 // Sandbox is a running etcd. Its methods may be called from several goroutines.
 type Sandbox struct {
-	opt Options
-	dir string
+	opt   Options
+	dir   string
+	guard string   // the directory that the child removes, dir or one above it
+	name  string   // of the member
+	net   *network // nil for a server that is no member of a Cluster
 
 	mu     sync.Mutex
 	port   int
@@ -119,7 +123,7 @@ func Start(ctx context.Context, opt Options) (*Sandbox, error) {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, fmt.Errorf("start sandbox: %w", err)
 	}
-	s := &Sandbox{opt: opt, dir: dir}
+	s := &Sandbox{opt: opt, dir: dir, guard: dir, name: filepath.Base(dir)}
 	if err := s.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start sandbox: %w", err), s.Close())
 	}
@@ -141,7 +145,8 @@ func (s *Sandbox) start(ctx context.Context) error {
 	if err := s.newRunner(); err != nil {
 		return err
 	}
-	if err := prepare(ctx, s.opt, s.dir, s.dataDir(), filepath.Base(s.dir)); err != nil {
+	alone := home{dir: s.dataDir(), member: s.name, peerURL: peerURL, initial: s.name + "=" + peerURL}
+	if err := prepare(ctx, s.opt, s.dir, alone); err != nil {
 		return err
 	}
 	return s.serve(ctx)
@@ -153,7 +158,7 @@ func (s *Sandbox) newRunner() error {
 		s.runner = &inProcess{log: s.opt.Log}
 	} else {
 		var c *childProcess
-		if c, err = startChild(s.opt, s.dir); err == nil {
+		if c, err = startChild(s.opt, s.guard); err == nil {
 			s.runner = c
 		}
 	}
@@ -175,8 +180,13 @@ func (s *Sandbox) serve(ctx context.Context) error {
 			}
 		}
 		cfg := serverConfig{
-			Name: filepath.Base(s.dir), DataDir: s.dataDir(), Port: port, Server: s.opt.Server, TLS: s.opt.TLS,
+			Name: s.name, DataDir: s.dataDir(), Port: port, Server: s.opt.Server, TLS: s.opt.TLS,
 			NoFsync: s.opt.NoFsync, QuotaBytes: s.opt.QuotaBytes, Log: s.opt.Log != nil,
+		}
+		if s.net != nil {
+			if cfg.Cluster, err = s.net.config(cfg); err != nil {
+				return err
+			}
 		}
 		if s.pid, err = s.runner.serve(ctx, cfg); err == nil {
 			if err = s.ready(ctx, cfg); errors.Is(err, errPortTaken) {
@@ -212,7 +222,7 @@ func (s *Sandbox) ready(ctx context.Context, cfg serverConfig) error {
 	if err := waitListening(ctx, cfg.Port); err != nil {
 		return errors.Join(context.Cause(ctx), err)
 	}
-	c, err := newClient(ctx, cfg.endpoint(), cfg.TLS)
+	c, err := newClient(ctx, cfg.TLS, cfg.endpoint())
 	if err != nil {
 		return err
 	}
@@ -243,7 +253,7 @@ func itself(ctx context.Context, c *clientv3.Client, cfg serverConfig) (bool, er
 	}
 	for _, m := range list.Members {
 		if m.Name == cfg.Name {
-			return slices.Equal(m.ClientURLs, []string{cfg.endpoint()}), nil
+			return slices.Equal(m.ClientURLs, []string{cfg.advertised()}), nil
 		}
 	}
 	return false, fmt.Errorf("%w: another etcd answers on it", errPortTaken)
@@ -279,16 +289,16 @@ func (s *Sandbox) Dir() string { return s.dir }
 
 // Client connects to the sandbox. The client ends with ctx; the caller closes it.
 func (s *Sandbox) Client(ctx context.Context) (*clientv3.Client, error) {
-	return newClient(ctx, s.Endpoints()[0], s.opt.TLS)
+	return newClient(ctx, s.opt.TLS, s.Endpoints()...)
 }
 
-func newClient(ctx context.Context, endpoint string, t *TLS) (*clientv3.Client, error) {
+func newClient(ctx context.Context, t *TLS, endpoints ...string) (*clientv3.Client, error) {
 	conf, err := t.client()
 	if err != nil {
 		return nil, err
 	}
 	c, err := clientv3.New(clientv3.Config{
-		Context: ctx, Endpoints: []string{endpoint}, TLS: conf, DialTimeout: 5 * time.Second, Logger: zap.NewNop(),
+		Context: ctx, Endpoints: endpoints, TLS: conf, DialTimeout: 5 * time.Second, Logger: zap.NewNop(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to the sandbox: %w", err)

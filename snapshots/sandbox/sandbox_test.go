@@ -22,6 +22,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case ChildCommand:
 			os.Exit(ServeChild(context.Background(), os.Stdin, os.Stdout, os.Stderr))
+		case clusterCommand:
+			os.Exit(helperCluster(os.Args[2:]))
 		case parentCommand:
 			os.Exit(helperParent(os.Args[2:]))
 		case foreignCommand:

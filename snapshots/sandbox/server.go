@@ -32,6 +32,10 @@ const (
 	// that stalls for longer than the timeout costs nothing.
 	heartbeatMS = 10
 	electionMS  = 100
+
+	// Members of a cluster have somebody to lose an election to: a busy machine must not make them hold one.
+	clusterHeartbeatMS = 50
+	clusterElectionMS  = 500
 )
 
 // serverConfig is all that a server has to know. It goes to the child as JSON.
@@ -44,9 +48,40 @@ type serverConfig struct {
 	NoFsync    bool   `json:"noFsync,omitempty"`
 	QuotaBytes int64  `json:"quotaBytes,omitempty"`
 	Log        bool   `json:"log,omitempty"`
+	// Cluster is what a member of several has to know besides.
+	Cluster *clusterConfig `json:"cluster,omitempty"`
+}
+
+// clusterConfig is the network of a member of several.
+type clusterConfig struct {
+	ClientURL string `json:"clientURL"` // that it tells clients; it listens elsewhere
+	PeerURL   string `json:"peerURL"`   // that it tells its peers
+	PeerPort  int    `json:"peerPort"`  // that it listens on for them
+	Initial   string `json:"initial"`   // all members, as --initial-cluster has them
 }
 
 func (c serverConfig) endpoint() string { return clientURL(c.Port, c.TLS != nil) }
+
+// advertised is the URL that the server tells its clients.
+func (c serverConfig) advertised() string {
+	if c.Cluster != nil {
+		return c.Cluster.ClientURL
+	}
+	return c.endpoint()
+}
+
+// shape is how the server meets its peers, of which it may have none.
+type shape struct {
+	listenPeers, peerURL, initial string
+	heartbeatMS, electionMS       uint
+}
+
+func (c serverConfig) shape() shape {
+	if p := c.Cluster; p != nil {
+		return shape{clientURL(p.PeerPort, false), p.PeerURL, p.Initial, clusterHeartbeatMS, clusterElectionMS}
+	}
+	return shape{"http://127.0.0.1:0", peerURL, c.Name + "=" + peerURL, heartbeatMS, electionMS}
+}
 
 // freePort finds a port below the range from which the system takes ports for outgoing connections, so that a
 // restarting server finds its port free.
@@ -106,14 +141,14 @@ func embedConfig(sc serverConfig, log io.Writer) *embed.Config {
 	cfg := embed.NewConfig()
 	cfg.Name = sc.Name
 	cfg.Dir = sc.DataDir
-	cfg.ListenPeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
-	peer, client := *mustURL(peerURL), *mustURL(sc.endpoint())
-	cfg.AdvertisePeerUrls = []url.URL{peer}
-	cfg.ListenClientUrls = []url.URL{client}
-	cfg.AdvertiseClientUrls = []url.URL{client}
-	cfg.InitialCluster = sc.Name + "=" + peerURL
+	sh := sc.shape()
+	cfg.ListenPeerUrls = []url.URL{*mustURL(sh.listenPeers)}
+	cfg.AdvertisePeerUrls = []url.URL{*mustURL(sh.peerURL)}
+	cfg.ListenClientUrls = []url.URL{*mustURL(sc.endpoint())}
+	cfg.AdvertiseClientUrls = []url.URL{*mustURL(sc.advertised())}
+	cfg.InitialCluster = sh.initial
 	cfg.InitialClusterToken = clusterToken
-	cfg.TickMs, cfg.ElectionMs = heartbeatMS, electionMS
+	cfg.TickMs, cfg.ElectionMs = sh.heartbeatMS, sh.electionMS
 	cfg.UnsafeNoFsync = sc.NoFsync
 	cfg.QuotaBackendBytes = sc.QuotaBytes
 	cfg.EnableGRPCGateway = false
@@ -145,18 +180,19 @@ func mustURL(s string) *url.URL {
 
 // serverArgs are the flags of an etcd binary, of any release since 3.4, that say the same as embedConfig.
 func serverArgs(sc serverConfig) []string {
+	sh := sc.shape()
 	args := []string{
 		"--name=" + sc.Name,
 		"--data-dir=" + sc.DataDir,
-		"--listen-peer-urls=http://127.0.0.1:0",
-		"--initial-advertise-peer-urls=" + peerURL,
+		"--listen-peer-urls=" + sh.listenPeers,
+		"--initial-advertise-peer-urls=" + sh.peerURL,
 		"--listen-client-urls=" + sc.endpoint(),
-		"--advertise-client-urls=" + sc.endpoint(),
-		"--initial-cluster=" + sc.Name + "=" + peerURL,
+		"--advertise-client-urls=" + sc.advertised(),
+		"--initial-cluster=" + sh.initial,
 		"--initial-cluster-token=" + clusterToken,
 		"--initial-cluster-state=new",
-		"--heartbeat-interval=" + strconv.Itoa(heartbeatMS),
-		"--election-timeout=" + strconv.Itoa(electionMS),
+		"--heartbeat-interval=" + strconv.FormatUint(uint64(sh.heartbeatMS), 10),
+		"--election-timeout=" + strconv.FormatUint(uint64(sh.electionMS), 10),
 	}
 	if sc.QuotaBytes != 0 {
 		args = append(args, "--quota-backend-bytes="+strconv.FormatInt(sc.QuotaBytes, 10))
