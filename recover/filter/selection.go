@@ -61,6 +61,9 @@ type Selection struct {
 	Where         string    `json:"where,omitempty"`
 	Now           time.Time `json:"now"`
 	AllNamespaces bool      `json:"allNamespaces,omitempty"`
+	// Contents asks for everything in the selected namespaces too. It is for
+	// who makes a plan: judging a single object does not look at it.
+	Contents *Contents `json:"contents,omitempty"`
 }
 
 // Narrow reports whether the selection says anything beyond a resource. A
@@ -118,6 +121,9 @@ func (s Selection) String() string {
 	}
 	if s.Where != "" {
 		add("--where", quote(s.Where))
+	}
+	if s.Contents != nil && s.Contents.Only {
+		parts = append(parts, "--contents-only")
 	}
 	return strings.Join(parts, " ")
 }

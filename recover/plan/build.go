@@ -1,43 +1,62 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 )
 
-// Request asks for a plan of deletes.
+// Request asks for a plan of deletes. With the Contents of its filter's
+// selection everything in those namespaces is planned, and of the Namespaces
+// themselves only those that are among them, unless they are to stay.
 type Request struct {
-	Source     keyspace.Source
-	Filter     *filter.Filter
-	Owners     *filter.Owners
-	Prefix     string
-	WithOwners bool // put the owners that would make the objects again before them
+	Source         keyspace.Source
+	Filter         *filter.Filter
+	Owners         *filter.Owners
+	Prefix         string
+	WithOwners     bool // put the owners that would make the objects again before them
+	WithDependents bool // and what the selected objects own, directly or not
 	// Guard keeps from being deleted what must not be by accident; nil: one
 	// over Source that nothing overrides.
 	Guard *filter.Guard
+
+	// Whole is for a Source on kine, where only ranges that end with a whole
+	// segment are right.
+	Whole bool
+	// Gone are what earlier passes of the same run planned with
+	// WithDependents, so that what was made since for an owner that is gone is
+	// found. What this pass plans is added to it. nil: there was none.
+	Gone *Planned
+	// Summary is what to add to, nil for a new one: the plans of several etcds
+	// may be described together.
+	Summary *Summary
 
 	// held is how many bytes of owners are held in memory, 0 for spillBytes.
 	held int
 }
 
-// childrenOrder is the order of the selected objects; owners come before it.
-const childrenOrder = 0
-
 type builder struct {
 	Request
-	out    *Writer
-	sum    *Summary
-	refs   *spill // to the controllers of selected objects, and of how many
-	key    []byte
-	reason string
-	guards *filter.Guarding // of the selected objects
+	out      *Writer
+	sum      *Summary
+	refs     *spill // to the controllers of selected objects, and of how many
+	key      []byte
+	reason   string
+	guards   *filter.Guarding // of the selected objects
+	contents *filter.Contents // nil: none
+	stages   stages
+	order    *ordering
+	planned  *Planned // nil without WithDependents
+	gone     *Planned // Gone, or empty
 }
 
 // Deletes selects objects and adds a step for each to out; with a nil out it
@@ -46,39 +65,115 @@ type builder struct {
 //
 // Memory is bounded whatever is selected: where the objects have very many
 // different owners, these are spooled in a file without a name, in the folder
-// of the plan or, without out, in that for temporary files.
+// of the plan or, without out, in that for temporary files. WithDependents
+// takes up to 43 bytes for each selected object, as much again for those of
+// earlier passes, and fails with filter.ErrTooManyUIDs beyond 5 million.
 func Deletes(ctx context.Context, req Request, out *Writer) (*Summary, error) {
 	if req.Guard == nil {
 		req.Guard = req.Filter.Guard(req.Source)
 	}
-	b := &builder{Request: req, out: out, sum: newSummary()}
+	b := &builder{Request: req, out: out, sum: req.Summary, contents: req.Filter.Selection().Contents, stages: stages{}}
+	if b.sum == nil {
+		b.sum = newSummary()
+	}
 	b.refs = b.newSpill()
 	defer b.refs.close()
 	b.reason = selectedBy(req.Filter.Selection())
 	b.guards = req.Guard.Guarding(b.guarded)
-	judging := req.Filter.Judging(b.judged)
-	for _, r := range req.Filter.Ranges() {
-		err := req.Source.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
-			return judging.Add(ctx, req.Filter.Inspect(ctx, kv))
-		})
-		if err != nil {
+	b.order = newOrdering(req.Owners, b.onlyKind(), b.add)
+	if req.WithDependents {
+		b.planned, b.gone = &Planned{}, cmp.Or(req.Gone, &Planned{})
+	}
+	for _, part := range []func(context.Context) error{b.addSelected, b.addContents, b.addDependents, b.order.flush, b.addOwners} {
+		if err := part(ctx); err != nil {
 			return nil, err
 		}
 	}
-	if err := judging.Flush(ctx); err != nil {
-		return nil, err
-	}
-	if err := b.guards.Flush(ctx); err != nil {
-		return nil, err
-	}
-	children := b.sum.Steps
-	if err := b.addOwners(ctx); err != nil {
-		return nil, err
-	}
-	if children > 0 {
-		b.sum.Stages = append(b.sum.Stages, StageInfo{What: b.childrenLabel(), Steps: children})
+	b.stages.describe(b.sum)
+	if b.planned != nil && b.Gone != nil {
+		return b.sum, b.Gone.addAll(b.planned)
 	}
 	return b.sum, nil
+}
+
+// onlyKind is the resource of all objects that may be planned beside owners,
+// nil if there may be several.
+func (b *builder) onlyKind() *codec.Resource {
+	if b.contents != nil || b.WithDependents {
+		return nil
+	}
+	return b.Filter.Resource()
+}
+
+// addSelected plans what the selection itself says.
+func (b *builder) addSelected(ctx context.Context) error {
+	if b.contents != nil && b.contents.Only {
+		return nil
+	}
+	judging := b.Filter.Judging(b.judged)
+	for _, r := range b.Filter.Ranges() {
+		err := b.Source.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
+			return judging.Add(ctx, b.Filter.Inspect(ctx, kv))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := judging.Flush(ctx); err != nil {
+		return err
+	}
+	return b.guards.Flush(ctx)
+}
+
+// addContents plans what lies in the namespaces of the selection.
+func (b *builder) addContents(ctx context.Context) error {
+	if b.contents == nil {
+		return nil
+	}
+	return b.Filter.Inside(ctx, b.Source, b.contents.Namespaces, b.Whole, func(o filter.Object, d filter.Decision) error {
+		switch {
+		case d == filter.Undecided:
+			b.sum.Undecided++
+			return nil
+		case b.contents.Only && everywhere(o.Key):
+			b.sum.Kept++
+			return nil
+		}
+		namespace := o.Key.Namespace
+		if o.Key.Resource == nil {
+			namespace = b.placed(o)
+			b.sum.Namespaces.Add(namespace)
+		}
+		s := step(o, Content, "in namespace "+namespace)
+		s.Namespace = namespace
+		b.sum.hold(o)
+		return b.plan(ctx, o, s)
+	})
+}
+
+// everywhere reports whether Kubernetes makes such an object in every namespace
+// that there is: to delete it from one that stays would never end
+// (k8s pkg/controller/serviceaccount and pkg/controller/certificates/rootcacertpublisher).
+func everywhere(k codec.Key) bool {
+	if k.Resource == nil {
+		return false
+	}
+	what := k.Resource.String() + " " + k.Name
+	return what == "serviceaccounts default" || what == "configmaps kube-root-ca.crt"
+}
+
+// placed is the namespace of an object whose resource is not known: by its
+// metadata, or by its key where it stands among the objects of one.
+func (b *builder) placed(o filter.Object) string {
+	if o.Head.Err == nil && b.contents.Holds(o.Head.Meta.Namespace) {
+		return o.Head.Meta.Namespace
+	}
+	for _, segment := range strings.Split(string(o.KV.Key), "/") {
+		if b.contents.Holds(segment) {
+			return segment
+		}
+	}
+	return ""
 }
 
 func (b *builder) newSpill() *spill {
@@ -87,13 +182,6 @@ func (b *builder) newSpill() *spill {
 		dir = filepath.Dir(b.out.path)
 	}
 	return newSpill(dir, b.held)
-}
-
-func (b *builder) childrenLabel() string {
-	if r := b.Filter.Resource(); r != nil {
-		return r.Word()
-	}
-	return "key"
 }
 
 // judged hands an object to the guard if it is selected.
@@ -105,24 +193,64 @@ func (b *builder) judged(ctx context.Context, o filter.Object, d filter.Decision
 	case filter.Drop:
 		return nil
 	}
+	if b.contents != nil && !b.contents.Holds(o.Key.Name) {
+		return nil // a Namespace that was made since its like were looked up
+	}
 	return b.guards.Add(ctx, o)
 }
 
 // guarded plans a selected object that the guard lets pass.
-func (b *builder) guarded(_ context.Context, o filter.Object, v *filter.Verdict) error {
+func (b *builder) guarded(ctx context.Context, o filter.Object, v *filter.Verdict) error {
+	return b.pass(ctx, o, step(o, Selected, b.reason), v)
+}
+
+// plan adds the step of an object, unless a guard blocks it.
+func (b *builder) plan(ctx context.Context, o filter.Object, s Step) error {
+	v, err := b.Guard.Check(ctx, o)
+	if err != nil {
+		return err
+	}
+	return b.pass(ctx, o, s, v)
+}
+
+// pass adds a step of which the guard has said v.
+func (b *builder) pass(ctx context.Context, o filter.Object, s Step, v *filter.Verdict) error {
 	if b.sum.blocks(v) {
 		return nil
 	}
 	b.sum.observe(o)
+	if b.planned != nil {
+		if err := b.planned.add(o.Key.Namespace, o.Head.Meta.UID); err != nil {
+			return err
+		}
+	}
 	for _, ref := range o.Head.Meta.Owners {
-		if ref.Controller {
+		if ref.Controller && !b.inContents(ref, o.Key.Namespace) {
 			b.key = join(b.key[:0], ref.APIVersion, ref.Kind, o.Key.Namespace, ref.Name, ref.UID)
 			if err := b.refs.add(b.key, figures{n: 1}); err != nil {
 				return err
 			}
 		}
 	}
-	return b.add(childrenOrder, b.childrenLabel(), step(o, Selected, b.reason).warned(v), &b.sum.First)
+	return b.order.put(ctx, o, b.word(o), s.warned(v))
+}
+
+// inContents reports whether an owner lies in a namespace that goes as a
+// whole, so that it needs no look to see that it goes.
+func (b *builder) inContents(ref codec.Owner, namespace string) bool {
+	if !b.contents.Holds(namespace) {
+		return false
+	}
+	r, known := b.Filter.Catalog().ByKind(ref.Group(), ref.Kind)
+	return known && r.Namespaced
+}
+
+// word is what the stage of an object is called if it holds one kind only.
+func (b *builder) word(o filter.Object) string {
+	if o.Key.Resource == nil {
+		return "key"
+	}
+	return o.Key.Resource.Word()
 }
 
 // selectedBy is the reason that stands in every step; an expression may be
@@ -159,10 +287,8 @@ func (s Step) warned(v *filter.Verdict) Step {
 	return s
 }
 
-func (b *builder) add(order int, what string, s Step, first *[]Step) error {
-	if len(*first) < FirstSteps {
-		*first = append(*first, s)
-	}
+func (b *builder) add(order int, what string, s Step) error {
+	b.stages.add(order, what, s)
 	if b.out == nil {
 		return nil
 	}

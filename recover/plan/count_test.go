@@ -149,7 +149,7 @@ func TestSummaryAgreesWithACount(t *testing.T) {
 			want.Undecided = tt.undecided
 			compareSummary(t, want, got)
 			for _, l := range lines {
-				if l.Stage != 0 || l.Step.Role != Selected || l.Step.Action != Delete {
+				if l.Stage != 0 && tt.sel.Resource != "" || l.Step.Role != Selected || l.Step.Action != Delete {
 					t.Errorf("%+v", l)
 				}
 			}

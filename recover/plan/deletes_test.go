@@ -46,17 +46,17 @@ func TestOwnersGoBeforeWhatTheyMake(t *testing.T) {
 			[]string{"0 owner cronjobs/batch-jobs/report", "1 owner " + owner0, "1 owner jobs/batch-jobs/report-manual",
 				"2 selected pods/batch-jobs/report-29922668-cklnt", "2 selected pods/batch-jobs/report-manual-cwr7n"}},
 		{"owners that are selected keep their place", S{Namespace: "batch-jobs", Owner: report()},
-			[]StageInfo{{"cronjob", 1}, {"key", 4}},
+			[]StageInfo{{"cronjob", 1}, {"job", 2}, {"pod", 2}},
 			[]LiveOwner{maker("cronjob", "batch-jobs", "report", 4, true), maker("job", "batch-jobs", "report-29922668", 1, true), maker("job", "batch-jobs", "report-manual", 1, true)},
 			[]string{"0 owner cronjobs/batch-jobs/report", "1 selected " + owner0, "1 selected jobs/batch-jobs/report-manual",
-				"1 selected pods/batch-jobs/report-29922668-cklnt", "1 selected pods/batch-jobs/report-manual-cwr7n"}},
+				"2 selected pods/batch-jobs/report-29922668-cklnt", "2 selected pods/batch-jobs/report-manual-cwr7n"}},
 		{"the owner itself", S{Resource: "cronjobs.batch", Namespace: "batch-jobs", Names: []string{"report"}},
 			[]StageInfo{{"cronjob", 1}}, nil, []string{"0 selected cronjobs/batch-jobs/report"}},
-		{"several kinds in one level", S{Resource: "pods", Namespace: "ops-tools", Names: []string{"old-style-c4vfb", "gc-manual-mr7l2", "stuck-term"}},
-			[]StageInfo{{"owner", 2}, {"job", 1}, {"pod", 3}},
-			[]LiveOwner{maker("cronjob", "ops-tools", "gc", 1, true), maker("replicationcontroller", "ops-tools", "old-style", 1, true), maker("job", "ops-tools", "gc-manual", 1, true)},
-			[]string{"0 owner cronjobs/ops-tools/gc", "0 owner controllers/ops-tools/old-style", "1 owner jobs/ops-tools/gc-manual",
-				"2 selected pods/ops-tools/gc-manual-mr7l2", "2 selected pods/ops-tools/old-style-c4vfb", "2 selected pods/ops-tools/stuck-term"}},
+		{"each kind of owners has a stage", S{Resource: "pods", Namespace: "ops-tools", Names: []string{"old-style-c4vfb", "gc-manual-mr7l2", "stuck-term"}},
+			[]StageInfo{{"cronjob", 1}, {"job", 1}, {"replicationcontroller", 1}, {"pod", 3}},
+			[]LiveOwner{maker("cronjob", "ops-tools", "gc", 1, true), maker("job", "ops-tools", "gc-manual", 1, true), maker("replicationcontroller", "ops-tools", "old-style", 1, true)},
+			[]string{"0 owner cronjobs/ops-tools/gc", "1 owner jobs/ops-tools/gc-manual", "2 owner controllers/ops-tools/old-style",
+				"3 selected pods/ops-tools/gc-manual-mr7l2", "3 selected pods/ops-tools/old-style-c4vfb", "3 selected pods/ops-tools/stuck-term"}},
 		{"the owner is gone", S{Resource: "pods", Namespace: "harbor", Names: []string{"jobservice-5676bd8869-2t978"}},
 			[]StageInfo{{"pod", 1}}, nil, []string{"0 selected pods/harbor/jobservice-5676bd8869-2t978"}},
 		{"nothing selected", S{Resource: "pods", Namespace: "none"}, nil, nil, nil},
@@ -149,7 +149,7 @@ func TestStepSaysAllThatExecutingNeeds(t *testing.T) {
 	pod := want("pods/batch-jobs/indexed-0-fnprj", "pod", "indexed-0-fnprj", Selected, "selected by pods indexed-0-fnprj -n batch-jobs")
 	pod.Warnings = []string{"1 finalizers are not waited for"}
 	job := want("jobs/batch-jobs/indexed", "job", "indexed", Owner, "owns 1 of the selected objects and would make them again")
-	if diff := cmp.Diff([]line{{0, "owner", job}, {1, "pod", pod}}, lines); diff != "" {
+	if diff := cmp.Diff([]line{{0, "job", job}, {1, "pod", pod}}, lines); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -215,7 +215,7 @@ func TestOwnerThatIsSelectedIsPlannedOnce(t *testing.T) {
 		req := w.request(sel)
 		req.WithOwners = true
 		sum, lines := w.planned(req)
-		if diff := cmp.Diff([]string{"0 selected pods/a/driver", "0 selected pods/a/executor"}, order(lines)); diff != "" {
+		if diff := cmp.Diff([]string{"0 selected pods/a/driver", "1 selected pods/a/executor"}, order(lines)); diff != "" {
 			t.Errorf("%v (-want +got):\n%s", sel, diff)
 		}
 		compareMakers(t, []LiveOwner{maker("pod", "a", "driver", 1, true)}, sum.Makers)
@@ -254,7 +254,7 @@ func TestUnreadableOwnerIsNamedButNotPlanned(t *testing.T) {
 	sum, lines := w.planned(req)
 	want.Planned = true
 	compareMakers(t, []LiveOwner{want}, sum.Makers)
-	if diff := cmp.Diff([]string{"0 selected jobs/a/j", "0 selected pods/a/p"}, order(lines)); diff != "" {
+	if diff := cmp.Diff([]string{"0 selected jobs/a/j", "1 selected pods/a/p"}, order(lines)); diff != "" {
 		t.Errorf("a whole namespace (-want +got):\n%s", diff)
 	}
 }

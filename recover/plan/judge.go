@@ -2,9 +2,11 @@ package plan
 
 import (
 	"context"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 )
 
@@ -37,7 +39,13 @@ func (j Judge) StillMeant(ctx context.Context, s Step, kv *mvccpb.KeyValue) (mea
 	if v != nil && v.Blocks {
 		return false, v.Reason, nil
 	}
-	if s.Role == Owner {
+	switch s.Role {
+	case Owner, Content: // a key stays in its namespace
+		return true, "", nil
+	case Dependent:
+		if !names(o, s.OwnerUID) {
+			return false, "it changed and is not owned by what is selected any more", nil
+		}
 		return true, "", nil
 	}
 	d, err := j.Filter.Judge(ctx, o)
@@ -48,4 +56,9 @@ func (j Judge) StillMeant(ctx context.Context, s Step, kv *mvccpb.KeyValue) (mea
 		return false, "it changed and is not selected any more", nil
 	}
 	return true, "", nil
+}
+
+// names reports whether one of the owner references of o names the UID.
+func names(o filter.Object, uid string) bool {
+	return slices.ContainsFunc(o.Head.Meta.Owners, func(ref codec.Owner) bool { return ref.UID == uid })
 }

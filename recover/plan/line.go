@@ -51,6 +51,7 @@ func (w *stepWriter) append(buf []byte, s *Step) []byte {
 	if len(s.Warnings) > 0 {
 		buf = append(buf, ']')
 	}
+	buf = textField(buf, `,"ownerUID":`, s.OwnerUID)
 	buf = numberField(buf, `,"source":`, int64(s.Source))
 	buf = textField(buf, `,"position":`, s.Position)
 	buf = numberField(buf, `,"sourceModRevision":`, s.SourceModRevision)
@@ -134,6 +135,7 @@ func (r *stepReader) step() (s Step) {
 	s.Role = Role(r.text(`,"role":`))
 	s.Reason = r.text(`,"reason":`)
 	s.Warnings = r.texts(`,"warnings":[`)
+	s.OwnerUID = r.text(`,"ownerUID":`)
 	source := r.number(`,"source":`)
 	if source > math.MaxInt32 || source < 0 {
 		r.strange = true

@@ -122,7 +122,13 @@ func (f *flood) spaceOf(pod int) int { return pod / (f.pods/f.namespaces + 1) }
 func (f *flood) Revision() int64 { return 7 }
 
 func (f *flood) Scan(ctx context.Context, r keyspace.Range, _ bool, fn func(*mvccpb.KeyValue) error) error {
-	if r.Start != prefix+"pods/" {
+	if r.End == "" {
+		if kv := f.at(r.Start); kv != nil {
+			return fn(kv)
+		}
+		return nil
+	}
+	if !f.holds(r) {
 		return nil
 	}
 	for i := range f.pods {
@@ -138,7 +144,17 @@ func (f *flood) Scan(ctx context.Context, r keyspace.Range, _ bool, fn func(*mvc
 	return ctx.Err()
 }
 
-func (f *flood) Count(context.Context, keyspace.Range) (int64, error) { return 0, nil }
+// holds reports whether a range is that of all pods.
+func (f *flood) holds(r keyspace.Range) bool {
+	return r.Start == prefix+"pods/" || f.namespaces == 1 && r.Start == fmt.Sprintf("%spods/%s/", prefix, f.space(0))
+}
+
+func (f *flood) Count(_ context.Context, r keyspace.Range) (int64, error) {
+	if f.holds(r) {
+		return int64(f.pods), nil
+	}
+	return 0, nil
+}
 
 func (f *flood) Get(_ context.Context, key string) (*mvccpb.KeyValue, error) {
 	f.gets++
@@ -261,6 +277,37 @@ func TestVeryManyOwners(t *testing.T) {
 	}
 }
 
+// TestNamespaceWithVeryManyObjects, each with an owner of its own, is planned
+// in little memory and with few requests.
+func TestNamespaceWithVeryManyObjects(t *testing.T) {
+	const pods = 50_000
+	f := newFlood(t, pods, 1, true)
+	sum, most := f.written(t, f.request(t, wholly("space-0000")), filepath.Join(t.TempDir(), "p.jsonl"))
+	if limit := int64(40 << 20); most > limit {
+		t.Errorf("%d MiB were in use", most>>20)
+	}
+	if sum.Steps != pods || sum.MakersTotal != 0 || f.gets > pods/20 {
+		t.Errorf("%d steps, %d owners to be named, %d requests", sum.Steps, sum.MakersTotal, f.gets)
+	}
+}
+
+// TestVeryManyDependents, through owners of their own, are planned in little
+// memory and with few requests.
+func TestVeryManyDependents(t *testing.T) {
+	const pods = 50_000
+	f := newFlood(t, pods, 1, true)
+	f.cronJobs = 1
+	req := f.request(t, filter.Selection{Resource: "cronjobs.batch", Namespace: "space-0000", Names: []string{"cron-00000000"}})
+	req.WithDependents = true
+	sum, most := f.written(t, req, filepath.Join(t.TempDir(), "p.jsonl"))
+	if limit := int64(48 << 20); most > limit {
+		t.Errorf("%d MiB were in use", most>>20)
+	}
+	if sum.Steps != pods+1 || sum.Dependents != pods || f.gets > pods/10 {
+		t.Errorf("%d steps, %d dependents, %d requests", sum.Steps, sum.Dependents, f.gets)
+	}
+}
+
 // TestAncestorsOfVeryManyOwnersAreReadTogether, when the selection itself asks
 // for an ancestor.
 func TestAncestorsOfVeryManyOwnersAreReadTogether(t *testing.T) {
@@ -300,6 +347,31 @@ func TestPlansOfAnySizeAreReadInLittleMemory(t *testing.T) {
 	})
 	if n != pods || err != nil || most > 2<<20 {
 		t.Errorf("%d steps read in %d KiB, %v", n, most>>10, err)
+	}
+}
+
+func BenchmarkMillionOfANamespace(b *testing.B) {
+	for _, tt := range []struct {
+		name string
+		sel  filter.Selection
+	}{
+		{"namespace", wholly("space-0000")},
+		{"dependents", filter.Selection{Resource: "cronjobs.batch", Namespace: "space-0000", Names: []string{"cron-00000000"}}},
+	} {
+		b.Run(tt.name, func(b *testing.B) {
+			for b.Loop() {
+				f := newFlood(b, 1_000_000, 1, true)
+				f.cronJobs = 1
+				req := f.request(b, tt.sel)
+				req.WithDependents = tt.sel.Contents == nil
+				path := filepath.Join(b.TempDir(), fmt.Sprint("p", b.N, os.Getpid()))
+				sum, most := f.written(b, req, path)
+				b.ReportMetric(float64(most)/(1<<20), "MiB")
+				b.ReportMetric(float64(f.gets), "requests")
+				b.ReportMetric(float64(sum.Steps), "steps")
+				os.Remove(path)
+			}
+		})
 	}
 }
 

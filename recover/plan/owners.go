@@ -43,7 +43,7 @@ func (b *builder) addOwners(ctx context.Context) error {
 // ownerAt is a live owner, without the object itself: there may be millions.
 type ownerAt struct {
 	name, key string
-	level     int // 0 has no owner above it
+	level     int // see order
 	makes     int64
 	planned   bool
 }
@@ -67,7 +67,7 @@ func (b *builder) climbAll(ctx context.Context, found *spill) error {
 			return err
 		}
 		for i, ref := range refs {
-			a := &ascent{owners: b.Owners, makes: makes[i], found: found, levels: map[string]int{}}
+			a := &ascent{builder: b, makes: makes[i], found: found, levels: map[string]int{}}
 			if _, err := a.climb(ctx, ref.Owner, ref.Namespace, 0); err != nil {
 				return err
 			}
@@ -94,18 +94,19 @@ const maxOwnerDepth = 16
 
 // ascent follows owner references upwards from one owner.
 type ascent struct {
-	owners *filter.Owners
-	makes  int64  // selected objects below
-	found  *spill // by name and key
+	*builder
+	makes int64  // selected objects below
+	found *spill // by name and key
 	// levels holds the owners met on this ascent, -1 while their own owners
 	// are looked for. Each is climbed to once: there may be circles.
 	levels map[string]int
 }
 
-// climb notes the owner that ref names, and its owners, if they exist. It
-// returns the owner's level: 0 has no owner above it, -1 means none found.
+// climb notes the owner that ref names, and its owners, if they exist and are
+// not planned otherwise. It returns the owner's level, see order; -1 means that
+// none was found.
 func (a *ascent) climb(ctx context.Context, ref codec.Owner, namespace string, depth int) (int, error) {
-	o, err := a.owners.Find(ctx, ref, namespace)
+	o, err := a.Owners.Find(ctx, ref, namespace)
 	if err != nil || o == nil || depth > maxOwnerDepth {
 		return -1, err
 	}
@@ -114,7 +115,7 @@ func (a *ascent) climb(ctx context.Context, ref codec.Owner, namespace string, d
 		return level, nil
 	}
 	a.levels[key] = -1
-	level := 0
+	level := level(o.Key.Resource)
 	for _, up := range o.Head.Meta.Owners {
 		if !up.Controller {
 			continue
@@ -123,10 +124,19 @@ func (a *ascent) climb(ctx context.Context, ref codec.Owner, namespace string, d
 		if err != nil {
 			return -1, err
 		}
-		level = max(level, above+1)
+		level = max(level, min(above+1, maxLevel))
 	}
 	a.levels[key] = level
+	if a.goesAnyway(o) {
+		return level, nil
+	}
 	return level, a.found.add(join(nil, o.Name(), key), figures{a.makes, level})
+}
+
+// goesAnyway reports whether an owner is planned as a dependent, or as part of
+// a namespace.
+func (b *builder) goesAnyway(o *filter.Object) bool {
+	return b.contents.Holds(o.Key.Namespace) || b.planned != nil && b.planned.uids.Has(o.Key.Namespace, o.Head.Meta.UID)
 }
 
 // planOwners puts the owners before what they make, the highest first and of
@@ -143,7 +153,7 @@ func (b *builder) planOwners(ctx context.Context, found *spill) error {
 		return err
 	}
 	found.close()
-	p := &ownerPlan{builder: b, levels: map[int]*StageInfo{}}
+	p := &ownerPlan{builder: b}
 	err = ranked.drain(func(key []byte, f figures) error {
 		if p.batch = append(p.batch, makerOf(key[9:], f)); len(p.batch) == climbBatch {
 			return p.flush(ctx)
@@ -163,8 +173,6 @@ func (b *builder) planOwners(ctx context.Context, found *spill) error {
 type ownerPlan struct {
 	*builder
 	batch         []ownerAt
-	first         []Step
-	levels        map[int]*StageInfo
 	planned, left largest
 }
 
@@ -240,31 +248,11 @@ func (p *ownerPlan) plan(m ownerAt, o judged) error {
 
 func (p *ownerPlan) addStep(m ownerAt, o judged) error {
 	p.sum.observe(o.Object)
-	// Far below childrenOrder, one order for each level of owners.
-	order := childrenOrder - 2*maxOwnerDepth + m.level
 	s := step(o.Object, Owner, fmt.Sprintf("owns %d of the selected objects and would make them again", m.makes)).warned(o.verdict)
-	if err := p.add(order, "owner", s, &p.first); err != nil {
-		return err
-	}
-	what := o.Key.Resource.Word()
-	stage := p.levels[m.level]
-	if stage == nil {
-		stage = &StageInfo{What: what}
-		p.levels[m.level] = stage
-	}
-	if stage.What != what {
-		stage.What = "owner"
-	}
-	stage.Steps++
-	return nil
+	return p.add(ownersOrder+m.level, o.Key.Resource.Word(), s)
 }
 
 func (p *ownerPlan) finish(ctx context.Context) (err error) {
-	for _, level := range slices.Sorted(maps.Keys(p.levels)) {
-		p.sum.Stages = append(p.sum.Stages, *p.levels[level])
-	}
-	p.sum.First = append(p.first, p.sum.First...)
-	p.sum.First = p.sum.First[:min(len(p.sum.First), FirstSteps)]
 	p.sum.MakersTotal, p.sum.MakersPlanned = p.planned.seen+p.left.seen, p.planned.seen
 	p.sum.Makers, err = p.liveOwners(ctx, append(p.planned.makers, p.left.makers...))
 	return err

@@ -37,6 +37,10 @@ const (
 	Selected Role = "selected" // the selection matched it
 	Owner    Role = "owner"    // it would make selected objects again
 	Restored Role = "restored" // an archive holds it
+	// Content lies in a namespace that goes with everything in it.
+	Content Role = "content"
+	// Dependent is owned by a selected object, directly or not.
+	Dependent Role = "dependent"
 )
 
 // Step is one intended change of one key.
@@ -58,6 +62,9 @@ type Step struct {
 	Role           Role     `json:"role"`
 	Reason         string   `json:"reason"`
 	Warnings       []string `json:"warnings,omitempty"`
+	// OwnerUID is the UID that one of the owner references of a Dependent
+	// names, by which it is one.
+	OwnerUID string `json:"ownerUID,omitempty"`
 
 	// The rest is for puts.
 
@@ -108,8 +115,10 @@ type Header struct {
 	Revision   int64             `json:"revision"`
 	Selection  *filter.Selection `json:"selection,omitempty"`
 	WithOwners bool              `json:"withOwners,omitempty"`
-	Overrides  filter.Overrides  `json:"overrides,omitzero"`
-	Sources    []SourceFile      `json:"sources,omitempty"`
+	// WithDependents says that what the selected objects own was planned too.
+	WithDependents bool             `json:"withDependents,omitempty"`
+	Overrides      filter.Overrides `json:"overrides,omitzero"`
+	Sources        []SourceFile     `json:"sources,omitempty"`
 }
 
 // stageLine begins a stage: all steps of the stage before are finished first.

@@ -83,6 +83,13 @@ type Summary struct {
 	Stages     []StageInfo
 	First      []Step
 
+	// Held is which finalizers the objects have that lie in the namespaces
+	// selected with their contents, as "FINALIZER on RESOURCE".
+	Held       Tally
+	Kept       int64 // in those namespaces, but made in every one that there is
+	Dependents int64 // steps of what selected objects own
+	Shared     int64 // owned by selected objects and by others, which stay: left alone
+
 	MakersTotal   int64 // owners that still exist
 	MakersPlanned int64 // of them those that the plan deletes
 
@@ -130,6 +137,17 @@ func (s *Summary) observe(o filter.Object) {
 		s.Finalizers.Add(f)
 	}
 	s.age(o)
+}
+
+// hold counts the finalizers of an object in a namespace that goes.
+func (s *Summary) hold(o filter.Object) {
+	what := "key"
+	if o.Key.Resource != nil {
+		what = o.Key.Resource.String()
+	}
+	for _, f := range o.Head.Meta.Finalizers {
+		s.Held.Add(f + " on " + what)
+	}
 }
 
 func (s *Summary) age(o filter.Object) {

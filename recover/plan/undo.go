@@ -185,10 +185,17 @@ func (b *undoBuilder) add(ctx context.Context, e undoEntry, ttl int64) error {
 	if o.Key.Resource != nil {
 		what = o.Key.Resource.Word()
 	}
-	st := b.stages[e.stage]
+	order := e.stage
+	if r := o.Key.Resource; r != nil && r.String() == "namespaces" {
+		order = -1 // first, because nothing can be made in one that is not there
+	}
+	st := b.stages[order]
 	if st == nil {
 		st = &StageInfo{What: what}
-		b.stages[e.stage] = st
+		b.stages[order] = st
+	}
+	if st.What != what {
+		st.What = several(s)
 	}
 	st.Steps++
 	if len(b.sum.First) < FirstSteps {
@@ -197,5 +204,5 @@ func (b *undoBuilder) add(ctx context.Context, e undoEntry, ttl int64) error {
 	if b.out == nil {
 		return nil
 	}
-	return b.out.Add(e.stage, what, s)
+	return b.out.Add(order, what, s)
 }

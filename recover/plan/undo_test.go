@@ -325,7 +325,7 @@ func TestUndoOfWhatCannotBeRead(t *testing.T) {
 	if diff := cmp.Diff(tallyOf(map[string]int64{"undecodable": 2, "encrypted": 1}), sum.Statuses); diff != "" {
 		t.Errorf("statuses (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]StageInfo{{"key", 3}}, sum.Stages); diff != "" {
+	if diff := cmp.Diff([]StageInfo{{"object", 3}}, sum.Stages); diff != "" {
 		t.Errorf("stages (-want +got):\n%s", diff)
 	}
 }

@@ -98,10 +98,14 @@ func (o thing) value() []byte {
 	if name, value, ok := strings.Cut(o.labels, "="); ok {
 		labels[name] = value
 	}
+	segments, namespace := strings.Split(strings.TrimPrefix(o.key, prefix), "/"), ""
+	if n := len(segments); n > 3 || n == 3 && !strings.Contains(segments[0], ".") {
+		namespace = segments[n-2]
+	}
 	apiVersion, kind, _ := strings.Cut(o.kind, " ")
 	value, err := json.Marshal(map[string]any{
 		"apiVersion": apiVersion, "kind": kind, "spec": o.spec,
-		"metadata": map[string]any{"name": o.key[strings.LastIndex(o.key, "/")+1:], "uid": uidOf(o.key), "ownerReferences": refs, "labels": labels},
+		"metadata": map[string]any{"name": o.key[strings.LastIndex(o.key, "/")+1:], "namespace": namespace, "uid": uidOf(o.key), "ownerReferences": refs, "labels": labels},
 	})
 	if err != nil {
 		panic(err)

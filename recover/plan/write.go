@@ -50,7 +50,7 @@ func Create(path string, h Header) (*Writer, error) {
 
 // Add adds a step to the stage with the given order. Stages are carried out
 // by ascending order, whatever order they were added in; what describes the
-// stage to people.
+// stage to people, if it is the same for all of its steps.
 func (w *Writer) Add(order int, what string, s Step) error {
 	if !utf8.ValidString(s.Key) {
 		return fmt.Errorf("key %q is not valid UTF-8 and cannot stand in a plan", s.Key)
@@ -66,6 +66,9 @@ func (w *Writer) Add(order int, what string, s Step) error {
 		}
 		sp = &spool{what: what, file: f, buf: bufio.NewWriterSize(f, 1<<16)}
 		w.spools[order] = sp
+	}
+	if sp.what != what {
+		sp.what = several(s)
 	}
 	sp.line = sp.lines.append(sp.line[:0], &s)
 	if _, err := sp.buf.Write(sp.line); err != nil {

@@ -109,8 +109,8 @@ func (s *session) plannedSelection(ctx context.Context, h plan.Header) (*codec.R
 	if h.Selection != nil {
 		name = h.Selection.Resource
 	}
-	if name == "" && h.Etcd == "events" {
-		name = "events" // an undo there
+	if h.Etcd == etcdEvents {
+		name = "events" // an undo there, or the events of namespaces
 	}
 	if name == "" {
 		return nil, h.Selection, nil
@@ -166,7 +166,7 @@ func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) e
 		err = result.Stopped
 	}
 	if err == nil && h.Operation == operationDelete {
-		err = j.settlePlan(ctx, h, judge)
+		err = j.settlePlan(ctx, p, judge)
 	}
 	if !j.report.begun() && err != nil {
 		return err
@@ -205,7 +205,8 @@ func (j *job) openSource(ctx context.Context, source plan.SourceFile) error {
 }
 
 // settlePlan waits and counts the plan's selection again.
-func (j *job) settlePlan(ctx context.Context, h plan.Header, judge plan.Judge) error {
+func (j *job) settlePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
+	h := p.Header()
 	if h.Selection == nil {
 		return nil
 	}
@@ -217,10 +218,17 @@ func (j *job) settlePlan(ctx context.Context, h plan.Header, judge plan.Judge) e
 	if err != nil {
 		return err
 	}
-	sum, err := plan.Deletes(ctx, plan.Request{
+	req := plan.Request{
 		Source: src, Filter: judge.Filter, Owners: j.s.owners(src, judge.Filter.Selection()), Prefix: j.s.reader.Prefix,
-		Guard: j.s.guard(src, *h.Selection, h.Overrides),
-	}, nil)
+		Guard:          j.s.guard(src, *h.Selection, h.Overrides),
+		WithDependents: h.WithDependents, Whole: j.s.options(j.client).Kine,
+	}
+	if h.WithDependents {
+		if req.Gone, err = p.Planned(ctx); err != nil {
+			return err
+		}
+	}
+	sum, err := plan.Deletes(ctx, req, nil)
 	if err != nil {
 		return err
 	}

@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
-	"github.com/etcd-rescue/etcd-rescue/recover/apply"
+	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
@@ -29,15 +30,21 @@ func deleteCommand() *command {
 		summary: "preview a delete; with --execute archive and delete",
 		about: "Without --execute it shows what would be deleted and changes nothing. With it the plan is saved, confirmed, the objects are archived, and each is " +
 			"deleted by a transaction of its own that is guarded by the revision seen. Finalizers and grace periods are not waited for. " +
-			"It plans again until nothing is left, waits (--settle) and says whether it stopped. The report names the archive and the command that undoes it.",
+			"What makes other objects goes before what it makes. It plans again until nothing is left, waits (--settle) and says whether it stopped. " +
+			"The report names the archive and the command that undoes it. Namespaces go with everything in them, of every resource, and last.",
 		examples: []string{
 			"etcd-rescue delete pods -n ops-tools --owner job/error-ret",
 			"etcd-rescue delete pods -n ops-tools --owner job/error-ret --with-owners --execute",
 			"etcd-rescue delete pods -A --phase Failed --older-than 2d --plan failed.jsonl",
+			"etcd-rescue delete cronjob report -n ops-tools --with-dependents --execute",
+			"etcd-rescue delete namespace ops-tools --execute",
 		},
 		flags: slices.Concat(approvalFlags("delete"), []cli.Flag{
 			maxDeletesFlag(),
 			&cli.BoolFlag{Name: flagWithOwners, Usage: "first delete the owners that would make the objects again", Category: catSelection},
+			&cli.BoolFlag{Name: flagWithDependents, Usage: "also delete what the selected objects own, directly or through others, of any resource", Category: catSelection},
+			&cli.BoolFlag{Name: flagContentsOnly, Usage: "of namespaces delete what is in them, and leave the Namespaces", Category: catSelection},
+			&cli.BoolFlag{Name: flagWithoutContents, Usage: "of namespaces delete only their own keys; what is in them stays behind as orphans", Category: catSelection},
 			&cli.StringFlag{Name: flagPlan, Usage: "save the plan as `FILE` (without --execute), for apply", Category: catOutput},
 		}, overrideFlags(), paceFlags(), deletePaceFlags(), outputFlags("table, json, yaml"), selectionFlags(), fromFlags(), connectionFlags()),
 		run: runDelete,
@@ -51,6 +58,20 @@ type deletion struct {
 	overrides filter.Overrides
 	bound     int64         // 0: none
 	plane     *controlPlane // as the preview shows it; nil with --from
+	typed     bool          // the bound is the number that was typed
+	parts     []*part
+	gone      *plan.Planned // of earlier passes, with --with-dependents
+	spaces    []*namespaceState
+}
+
+// part is what a delete does in one etcd, which has a plan and an archive of
+// its own. There is more than one only where namespaces go and events have
+// their own etcd; that of the events is first then.
+type part struct {
+	resource *codec.Resource // by which the etcd is chosen
+	req      plan.Request
+	job      *job       // nil in a preview
+	plan     *plan.Plan // of this pass; nil: nothing to do
 }
 
 func runDelete(ctx context.Context, inv *invocation) error {
@@ -93,6 +114,12 @@ func runDelete(ctx context.Context, inv *invocation) error {
 	if d.plane, err = s.controlPlane(ctx, etcd); err != nil {
 		return err
 	}
+	if err := d.selectContents(ctx); err != nil {
+		return err
+	}
+	if err := d.openParts(ctx); err != nil {
+		return err
+	}
 	if inv.Bool(flagExecute) {
 		return d.execute(ctx)
 	}
@@ -119,63 +146,113 @@ func (d *deletion) checkNarrow() error {
 	return nil
 }
 
+// openParts prepares the plan of each etcd.
+func (d *deletion) openParts(ctx context.Context) error {
+	d.parts = []*part{{resource: d.holds(d.sel)}}
+	if d.sel.Contents != nil && d.eventsSource != nil {
+		// First: if it is interrupted between the two, everything but events
+		// is still there.
+		events, _, _ := d.reader.Catalog.Lookup("events")
+		d.parts = []*part{{resource: events}, d.parts[0]}
+	}
+	if d.inv.Bool(flagWithDependents) {
+		d.gone = &plan.Planned{}
+	}
+	for _, p := range d.parts {
+		if err := d.request(ctx, p, false); err != nil {
+			return err
+		}
+	}
+	last := d.last()
+	return d.checkNamespace(ctx, last.req.Source, last.req.Filter)
+}
+
+// last is the part of the etcd that holds what was selected.
+func (d *deletion) last() *part { return d.parts[len(d.parts)-1] }
+
 // request reads the store at its present revision and prepares a plan of it.
-func (d *deletion) request(ctx context.Context, fresh bool) (plan.Request, error) {
-	src, client, _ := d.sourceOf(d.sel)
+func (d *deletion) request(ctx context.Context, p *part, fresh bool) error {
+	var src keyspace.Source
+	src, client, _ := d.sourceFor(p.resource)
+	whole := client != nil && d.options(client).Kine
 	if fresh {
 		var err error
 		if src, err = keyspace.Pin(ctx, client, d.reader.Prefix, d.options(client)); err != nil {
-			return plan.Request{}, err
+			return err
 		}
 	}
 	f, owners, err := d.filter(d.sel, src)
 	if err != nil {
-		return plan.Request{}, err
+		return err
 	}
-	return plan.Request{
-		Source: src, Filter: f, Owners: owners, Prefix: d.reader.Prefix,
-		WithOwners: d.inv.Bool(flagWithOwners), Guard: d.guard(src, d.sel, d.overrides),
-	}, nil
+	p.req = plan.Request{
+		Source: src, Filter: f, Owners: owners, Prefix: d.reader.Prefix, Whole: whole, Gone: d.gone,
+		WithOwners: d.inv.Bool(flagWithOwners), WithDependents: d.inv.Bool(flagWithDependents), Guard: d.guard(src, d.sel, d.overrides),
+	}
+	return nil
 }
 
 // preview shows what would be done, and saves it with --plan.
 func (d *deletion) preview(ctx context.Context) error {
-	req, err := d.request(ctx, false)
-	if err != nil {
-		return err
-	}
-	if err := d.checkNamespace(ctx, req.Source, req.Filter); err != nil {
-		return err
-	}
-	var out *plan.Writer
-	path := d.inv.String(flagPlan)
-	if path != "" {
-		if out, err = d.createPlan(ctx, req, path); err != nil {
+	var sum *plan.Summary
+	var outs []*plan.Writer
+	defer func() {
+		for _, out := range outs {
+			out.Abort()
+		}
+	}()
+	var err error
+	for _, p := range d.parts {
+		var out *plan.Writer
+		if path := d.planFile(p); path != "" {
+			if out, err = d.createPlan(ctx, p, path); err != nil {
+				return err
+			}
+			outs = append(outs, out)
+		}
+		p.req.Summary = sum
+		if sum, err = plan.Deletes(ctx, p.req, out); err != nil {
 			return err
 		}
-		defer out.Abort()
 	}
-	sum, err := plan.Deletes(ctx, req, out)
-	if err != nil {
+	if err := d.checkMissing(ctx, sum); err != nil {
 		return err
 	}
 	if _, err := d.clock(ctx); err != nil {
 		return err
 	}
-	if path != "" && len(sum.Blocked) == 0 {
-		if err := out.Close(); err != nil {
-			return err
+	path := ""
+	if len(sum.Blocked) == 0 {
+		for _, out := range outs {
+			if err := out.Close(); err != nil {
+				return err
+			}
 		}
-	} else {
-		path = ""
+		path = d.inv.String(flagPlan)
 	}
-	if err := d.inv.showPreview(d.newPreview(sum, req.Source.Revision(), path)); err != nil {
+	last := d.last()
+	pv := d.newPreview(sum, last.req.Source.Revision(), path)
+	if path != "" && len(d.parts) > 1 {
+		pv.notes = append(pv.notes, "the events have an etcd of their own and a plan of their own, to be carried out first: "+d.planFile(d.parts[0]))
+	}
+	if err := d.inv.showPreview(pv); err != nil {
 		return err
 	}
-	if err := d.checkSummary(sum, req.Filter); err != nil {
+	if err := d.checkSummary(sum, last.req.Filter); err != nil {
 		return err
 	}
 	return d.inv.somethingToDo(sum.Steps)
+}
+
+// planFile is where --plan saves the plan of a part, "" without it. That of
+// events beside others is FILE.events with the same ending.
+func (d *deletion) planFile(p *part) string {
+	path := d.inv.String(flagPlan)
+	if path == "" || p == d.last() {
+		return path
+	}
+	ext := filepath.Ext(path)
+	return strings.TrimSuffix(path, ext) + ".events" + ext
 }
 
 func (inv *invocation) somethingToDo(steps int64) error {
@@ -185,12 +262,12 @@ func (inv *invocation) somethingToDo(steps int64) error {
 	return nil
 }
 
-func (d *deletion) createPlan(ctx context.Context, req plan.Request, path string) (*plan.Writer, error) {
-	j, err := d.newJob(ctx, d.holds(d.sel), d.inv.newRun(), "", d.plane)
+func (d *deletion) createPlan(ctx context.Context, p *part, path string) (*plan.Writer, error) {
+	j, err := d.newJob(ctx, p.resource, d.inv.newRun(), "", d.plane)
 	if err != nil {
 		return nil, err
 	}
-	out, err := plan.Create(path, d.planHeader(j, req, 1))
+	out, err := plan.Create(path, d.planHeader(j, p.req, 1))
 	if errors.Is(err, fs.ErrExist) {
 		return nil, usage("name another file, or remove it", "%w", err)
 	}
@@ -199,7 +276,7 @@ func (d *deletion) createPlan(ctx context.Context, req plan.Request, path string
 
 func (d *deletion) planHeader(j *job, req plan.Request, pass int) plan.Header {
 	h := j.header(operationDelete, pass, req.Source.Revision())
-	h.Selection, h.WithOwners, h.Overrides = &d.sel, req.WithOwners, d.overrides
+	h.Selection, h.WithOwners, h.WithDependents, h.Overrides = &d.sel, req.WithOwners, req.WithDependents, d.overrides
 	return h
 }
 
@@ -234,151 +311,34 @@ func (d *deletion) blocked(all []plan.Blocked) error {
 	return refuse(hint, "%s", strings.Join(reasons, "; "))
 }
 
+// checkBound refuses more than the bound of all passes.
 func (d *deletion) checkBound(steps, already int64) error {
-	if d.bound > 0 && already+steps > d.bound {
-		return refuse("look at the preview again; if the number is right, raise --"+flagMaxDeletes,
-			"%s would be deleted, --%s allows %s", objects(already+steps), flagMaxDeletes, term.Count(d.bound))
-	}
-	return nil
-}
-
-// execute plans, asks, and goes on planning and deleting until nothing is
-// left; then it looks whether it stopped.
-func (d *deletion) execute(ctx context.Context) error {
-	req, err := d.request(ctx, false)
-	if err != nil {
-		return err
-	}
-	if err := d.checkNamespace(ctx, req.Source, req.Filter); err != nil {
-		return err
-	}
-	j, err := d.newJob(ctx, d.holds(d.sel), d.inv.newRun(), "deleting", d.plane)
-	if err != nil {
-		return err
-	}
-	defer j.close()
-	err = d.passes(ctx, j, req)
-	j.report.finished(d.inv.Now())
-	if err == nil {
-		err = d.settle(ctx, j)
-	}
-	j.close()
-	if !j.report.begun() && err != nil {
-		return err
-	}
-	return j.conclude(err)
-}
-
-func (d *deletion) passes(ctx context.Context, j *job, req plan.Request) error {
-	for pass := 1; ; pass++ {
-		p, sum, err := d.planPass(ctx, j, req, pass)
-		if err != nil || p == nil {
-			return err
-		}
-		if pass == 1 {
-			if err = d.approve(ctx, sum, p, req); err != nil {
-				os.Remove(p.Path()) // a plan that nobody approved is only clutter
-			}
-		} else {
-			err = d.checkBound(sum.Steps, j.report.count(apply.Deleted))
-		}
-		if err == nil {
-			err = d.onePass(ctx, j, p)
-		}
-		p.Close()
-		if err != nil || j.report.stuck() || d.inv.Bool(flagStrict) {
-			return err
-		}
-		if req, err = d.request(ctx, true); err != nil {
-			return err
-		}
-	}
-}
-
-// planPass makes and saves the plan of a pass; there is none when nothing is
-// selected any more.
-func (d *deletion) planPass(ctx context.Context, j *job, req plan.Request, pass int) (*plan.Plan, *plan.Summary, error) {
-	if pass == 1 {
-		if err := j.checkSpace(&plan.Summary{}); err != nil {
-			return nil, nil, err
-		}
-	}
-	path := j.planPath(pass)
-	out, err := plan.Create(path, d.planHeader(j, req, pass))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer out.Abort()
-	sum, err := plan.Deletes(ctx, req, out)
-	if err != nil {
-		return nil, nil, err
-	}
-	if pass == 1 { // what was approved then holds; later passes have the bound
-		if err := d.checkSummary(sum, req.Filter); err != nil {
-			return nil, nil, err
-		}
-	}
-	if sum.Steps == 0 {
-		return nil, sum, nil
-	}
-	if err := out.Close(); err != nil {
-		return nil, nil, err
-	}
-	p, err := plan.Open(ctx, path)
-	return p, sum, err
-}
-
-func (d *deletion) approve(ctx context.Context, sum *plan.Summary, p *plan.Plan, req plan.Request) error {
-	j := d.inv
-	if !j.Bool(flagYes) {
-		pv := d.newPreview(sum, req.Source.Revision(), p.Path())
-		pv.asking = true
-		pv.write(j.Streams.Err, width(j.Streams.ErrWidth))
-	}
-	if err := d.plane.health.check(false, sum.Steps, j.Int64(flagUnsafeUnguarded)); err != nil {
-		return err
-	}
-	if err := j.confirm(ctx, sum.Steps, fmt.Sprintf("delete these %s", objects(sum.Steps))); err != nil {
-		return err
-	}
-	if d.bound == 0 {
-		d.bound = sum.Steps // what was typed is the bound of all passes
-	}
-	return nil
-}
-
-func (d *deletion) onePass(ctx context.Context, j *job, p *plan.Plan) error {
-	if err := j.checkSpace(&plan.Summary{Steps: p.Trailer().Steps, Bytes: p.Trailer().Bytes}); err != nil {
-		return err
-	}
-	judge, err := j.judgeFor(&d.sel, d.overrides)
-	if err != nil {
-		return err
-	}
-	result, err := j.carryOut(ctx, p, judge)
-	if err == nil && result != nil {
-		err = result.Stopped
-	}
-	return err
-}
-
-// settle waits and counts the selection again.
-func (d *deletion) settle(ctx context.Context, j *job) error {
-	if !j.report.begun() {
+	if d.bound == 0 || already+steps <= d.bound {
 		return nil
 	}
-	wait := d.inv.Duration(flagSettle)
-	if err := d.inv.wait(ctx, wait); err != nil {
-		return err
+	hint := "look at the preview again; if the number is right, raise --" + flagMaxDeletes
+	if already > 0 {
+		hint = fmt.Sprintf("%s more are there, made since or still being made; the report says how to go on", term.Count(steps))
+		d.last().job.report.goOn = d.goOn(steps)
 	}
-	req, err := d.request(ctx, true)
-	if err != nil {
-		return err
+	if d.typed {
+		return refuse(hint, "%s would be deleted, the number that was typed allows %s", objects(already+steps), term.Count(d.bound))
 	}
-	sum, err := plan.Deletes(ctx, req, nil)
-	if err != nil {
-		return err
+	return refuse(hint, "%s would be deleted, --%s allows %s", objects(already+steps), flagMaxDeletes, term.Count(d.bound))
+}
+
+// goOn is the command that deletes what is left: this one again, unless what
+// it selects by is gone. Then the plan that this pass has made says what is.
+func (d *deletion) goOn(steps int64) string {
+	if d.gone == nil && (d.sel.Contents == nil || len(d.sel.Names) > 0) {
+		bound := regexp.MustCompile(`--?` + flagMaxDeletes + `[= ]\d+`)
+		return bound.ReplaceAllString(d.inv.commandLine(), fmt.Sprintf("--%s %d", flagMaxDeletes, steps))
 	}
-	j.report.settled(sum, wait)
-	return nil
+	var commands []string
+	for _, p := range d.parts {
+		if p.plan != nil {
+			commands = append(commands, "etcd-rescue apply "+quoteWord(absolute(p.plan.Path()))+" --execute"+d.inv.connectionWords())
+		}
+	}
+	return strings.Join(commands, " && ")
 }

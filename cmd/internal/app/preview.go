@@ -3,6 +3,7 @@ package app
 import (
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"time"
 
@@ -31,6 +32,19 @@ type preview struct {
 	asking bool
 	file   string        // that was read instead of etcd, "" for none
 	plane  *controlPlane // nil with a file
+	fields []previewField
+	more   map[string]any // what the document has beside
+}
+
+// previewField is a line of a preview.
+type previewField struct{ label, text string }
+
+// add puts something into the document of a preview.
+func (pv *preview) add(name string, value any) {
+	if pv.more == nil {
+		pv.more = map[string]any{}
+	}
+	pv.more[name] = value
 }
 
 // topFew is how many lines a property gets on screen.
@@ -47,9 +61,7 @@ func (d *deletion) newPreview(sum *plan.Summary, rev int64, planPath string) *pr
 	} else {
 		pv.file = d.file.Path()
 	}
-	if d.sel.Resource == "namespaces" && sum.Steps > 0 {
-		pv.notes = append(pv.notes, "only the Namespace's own key goes: what is in it stays behind in etcd, as orphans")
-	}
+	d.describeContents(pv)
 	return pv
 }
 
@@ -182,6 +194,9 @@ func (pv *preview) properties(w writer) {
 	if sum.Oldest.Name != "" {
 		w.field("oldest", pv.aged(sum.Oldest))
 		w.field("newest", pv.aged(sum.Newest))
+	}
+	for _, f := range pv.fields {
+		w.field(f.label, f.text)
 	}
 	if !sum.Finalizers.Empty() && pv.operation == operationDelete {
 		w.field("finalizers", shares(sum.Finalizers)+"; a delete in etcd does not wait for them")
@@ -355,6 +370,7 @@ func (pv *preview) document() map[string]any {
 	if pv.plane != nil {
 		doc["alive"], doc["next"] = pv.plane.View, append([]plan.Consequence{}, pv.plane.aftermath(pv.operation, sum)...)
 	}
+	maps.Copy(doc, pv.more)
 	if more := sum.MakersTotal - int64(len(sum.Makers)); more > 0 {
 		doc["otherOwners"] = more
 	}

@@ -24,6 +24,7 @@ type runReport struct {
 	present int64 // undo: were there before it began
 	differ  int64 // undo: there with other bytes before it began
 	notes   []string
+	goOn    string // the command that deletes what the bound left, "" for none
 }
 
 type passReport struct {
@@ -92,6 +93,11 @@ func (j *job) conclude(err error) error {
 	if showErr := j.show(err); showErr != nil {
 		return showErr
 	}
+	return j.verdict(err)
+}
+
+// verdict turns how it went into an exit code.
+func (j *job) verdict(err error) error {
 	r := j.report
 	switch {
 	case err != nil:
@@ -189,7 +195,9 @@ func (j *job) paths(w writer, err error) {
 	if r.plan != "" {
 		w.line("plan:    %s", r.plan)
 	}
-	if err != nil && r.plan != "" && r.lastRemaining() > 0 {
+	if r.goOn != "" {
+		w.line("go on:   %s", r.goOn)
+	} else if err != nil && r.plan != "" && r.lastRemaining() > 0 {
 		w.line("go on:   %s", j.resumeCommand())
 	}
 	if r.archive != "" {
@@ -241,6 +249,9 @@ func (j *job) document(err error) map[string]any {
 	}
 	if r.plan != "" {
 		doc["plan"] = r.plan
+	}
+	if r.goOn != "" {
+		doc["goOn"] = r.goOn
 	}
 	if r.archive != "" {
 		doc["archive"], doc["undo"] = r.archive, j.undoCommand()

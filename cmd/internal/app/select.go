@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -144,18 +145,34 @@ func (s *session) checkNamespace(ctx context.Context, src keyspace.Source, f *fi
 	if err != nil || kv != nil {
 		return err
 	}
+	holds, err := s.holdsAny(ctx, src, f)
+	if err != nil {
+		return err
+	}
+	if holds {
+		s.inv.say("note: namespace %s does not exist any more; these objects outlived it", name)
+		if s.inv.command.name == operationDelete {
+			s.inv.say("note: all that outlived it goes with: etcd-rescue delete namespace %s", quoteWord(name))
+		}
+		return nil
+	}
+	return refuse(s.nearNamespace(ctx, name), "namespace %q does not exist", name)
+}
+
+// holdsAny reports whether the namespace of a selection holds any object of its
+// resource, or of any if it names none.
+func (s *session) holdsAny(ctx context.Context, src keyspace.Source, f *filter.Filter) (bool, error) {
+	name := f.Selection().Namespace
 	if r := f.Resource(); r != nil {
 		start, end := r.Range(s.reader.Prefix, name)
 		n, err := src.Count(ctx, keyspace.Range{Start: start, End: end})
-		if err != nil {
-			return err
-		}
-		if n > 0 {
-			s.inv.say("note: namespace %s does not exist any more; these objects outlived it", name)
-			return nil
-		}
+		return n > 0, err
 	}
-	return refuse(s.nearNamespace(ctx, name), "namespace %q does not exist", name)
+	err := f.Inside(ctx, src, []string{name}, s.onKine(src), func(filter.Object, filter.Decision) error { return errEnough })
+	if errors.Is(err, errEnough) {
+		return true, nil
+	}
+	return false, err
 }
 
 func (s *session) nearNamespace(ctx context.Context, name string) string {
