@@ -60,8 +60,8 @@ const (
 	// see whether etcd is back.
 	firstProbe = time.Second
 	maxProbe   = 5 * time.Second
-	// silent is how long a change goes unanswered before Why says so.
-	silent = 2 * time.Second
+	// quiet is how long a change goes unanswered before Why says so.
+	quiet = 2 * time.Second
 	// lookTimeout is for one question to Member.
 	lookTimeout = 2 * time.Second
 )
@@ -383,7 +383,7 @@ func (a *Adaptive) Why() string {
 	switch {
 	case a.paused:
 		return "waiting for etcd to answer"
-	case !a.asked.IsZero() && a.opt.Clock.Now().Sub(a.asked) >= silent:
+	case !a.asked.IsZero() && a.opt.Clock.Now().Sub(a.asked) >= quiet:
 		return a.reason(unanswered)
 	}
 	return a.why

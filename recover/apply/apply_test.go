@@ -77,7 +77,9 @@ func TestNothingIsDeletedThatIsNotArchived(t *testing.T) {
 			t.Parallel()
 			s := newStore(t)
 			a := s.archive()
-			result := s.execute(s.run(&failingArchive{Archive: a, n: n}), s.plan())
+			r := s.run(&failingArchive{Archive: a, n: n})
+			r.Pacer = smallBatches{}
+			result := s.execute(r, s.plan())
 			if !errors.Is(result.Stopped, apply.ErrArchive) || !errors.Is(result.Stopped, errDisk) {
 				t.Errorf("stopped by %v, want ErrArchive", result.Stopped)
 			}
@@ -298,7 +300,7 @@ func TestOwnersThatCannotGoKeepTheirObjects(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	r := s.run(s.archive())
-	r.Store = &faulty{Client: s.Client, fault: func(int) (error, bool) { return rpctypes.ErrPermissionDenied, false }}
+	r.Store = &faulty{Client: s.Client, fault: func(int) (error, bool) { return rpctypes.ErrTooManyRequests, false }}
 	result := s.execute(r, s.plan())
 	if !errors.Is(result.Stopped, apply.ErrOwner) {
 		t.Errorf("stopped by %v, want ErrOwner", result.Stopped)
@@ -318,14 +320,80 @@ func TestRunThatOnlyFailsStops(t *testing.T) {
 		if n == 1 {
 			return nil, false // the owner
 		}
-		return rpctypes.ErrCorrupt, false
+		return rpctypes.ErrRequestTooLarge, false
 	}}
 	result := s.execute(r, s.plan())
-	if !errors.Is(result.Stopped, apply.ErrFailing) {
-		t.Errorf("stopped by %v, want ErrFailing", result.Stopped)
+	if !errors.Is(result.Stopped, apply.ErrFailing) || !strings.Contains(result.Stopped.Error(), "20 in a row") {
+		t.Errorf("stopped by %v, want ErrFailing after 20 in a row", result.Stopped)
 	}
 	if result.Remaining() == 0 {
 		t.Error("every step was tried")
+	}
+}
+
+func TestRunThatMostlyFailsStops(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := s.run(s.archive())
+	r.InFlight, r.MaxFailed, r.Window, r.MaxShare = 1, 10, 40, 0.5
+	r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
+		if n == 1 || n%3 == 0 {
+			return nil, false
+		}
+		return rpctypes.ErrRequestTooLarge, false
+	}}
+	p, a := s.plan(), r.Archive.(*snapshots.Archive)
+	result := s.execute(r, p)
+	if !errors.Is(result.Stopped, apply.ErrFailing) || !strings.Contains(result.Stopped.Error(), "of the last 40") {
+		t.Errorf("stopped by %v, want ErrFailing for a share of the last 40", result.Stopped)
+	}
+	failed := result.Counts[apply.Failed]
+	if failed == 0 || int64(len(result.Problems)) != failed || result.Remaining() < podCount/2 {
+		t.Errorf("%d failed, %d problems, %d remaining", failed, len(result.Problems), result.Remaining())
+	}
+	s.mustHoldAll(a)
+	// What failed is tried again, like what was not begun.
+	second := s.execute(s.run(s.archive()), p)
+	wantCounts(t, second, map[apply.Outcome]int64{
+		apply.Gone: result.Counts[apply.Deleted], apply.Deleted: failed + result.Remaining(),
+	})
+}
+
+// TestErrorsForEveryKeyStopTheRun: going on key by key would be senseless.
+func TestErrorsForEveryKeyStopTheRun(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		err  error
+		want error
+	}{
+		{rpctypes.ErrCorrupt, apply.ErrCorruptAlarm},
+		{rpctypes.ErrPermissionDenied, apply.ErrDenied},
+		{rpctypes.ErrInvalidAuthToken, apply.ErrDenied},
+		{rpctypes.ErrNoSpace, apply.ErrOldNoSpace},
+	}
+	for _, tt := range tests {
+		t.Run(tt.want.Error(), func(t *testing.T) {
+			t.Parallel()
+			s := newStore(t)
+			a := s.archive()
+			r := s.run(a)
+			r.InFlight = 4
+			r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
+				if n < 100 {
+					return nil, false
+				}
+				return tt.err, false
+			}}
+			result := s.execute(r, s.plan())
+			if !errors.Is(result.Stopped, tt.want) || !errors.Is(result.Stopped, tt.err) {
+				t.Errorf("stopped by %v, want %v", result.Stopped, tt.want)
+			}
+			failed := result.Counts[apply.Failed]
+			if result.Counts[apply.Deleted] != 99 || failed == 0 || failed > 4 || result.Remaining() != podCount+1-99-failed {
+				t.Errorf("counts %v, remaining %d", result.Counts, result.Remaining())
+			}
+			s.mustHoldAll(a)
+		})
 	}
 }
 

@@ -209,7 +209,7 @@ func TestSilenceIsNamedBeforeAnythingTimesOut(t *testing.T) {
 	t.Parallel()
 	a, c := newStopped(AdaptiveOptions{})
 	a.take()
-	c.now = c.now.Add(silent - 1)
+	c.now = c.now.Add(quiet - 1)
 	if a.Why() != "" {
 		t.Errorf("too early: %q", a.Why())
 	}
@@ -217,7 +217,7 @@ func TestSilenceIsNamedBeforeAnythingTimesOut(t *testing.T) {
 	if a.Why() != "etcd does not answer" {
 		t.Errorf("why %q", a.Why())
 	}
-	a.Answered(silent, nil)
+	a.Answered(quiet, nil)
 	if a.Why() != "" {
 		t.Errorf("after an answer %q", a.Why())
 	}

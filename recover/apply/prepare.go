@@ -8,133 +8,114 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
-	"github.com/etcd-rescue/etcd-rescue/snapshots"
 )
 
-// prepare makes a batch ready for the workers: deletes are read and archived.
+// prepare makes a batch ready to be archived: what is to be deleted is read.
 // Steps that are decided by that are recorded here.
-func (e *engine) prepare(stage int, steps []plan.Step) ([]item, error) {
-	var deletes, puts []plan.Step
-	for _, s := range steps {
-		switch {
-		case !strings.HasPrefix(s.Key, e.Prefix) || s.Key == e.Prefix:
-			return nil, e.fatal(fmt.Errorf("key %q of the plan lies outside %s", s.Key, e.Prefix))
-		case s.Action == plan.Put:
-			puts = append(puts, s)
-		default:
-			deletes = append(deletes, s)
+func (e *engine) prepare(steps []item) ([]item, error) {
+	var keys []string
+	for _, it := range steps {
+		if key := it.step.Key; !strings.HasPrefix(key, e.Prefix) || key == e.Prefix {
+			return nil, e.halt(fmt.Errorf("key %q of the plan lies outside %s", key, e.Prefix))
+		}
+		if it.step.Action != plan.Put {
+			keys = append(keys, it.step.Key)
 		}
 	}
-	items, err := e.prepareDeletes(stage, deletes)
+	slices.Sort(keys)
+	now, err := e.readAll(keys)
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range puts {
-		items = append(items, item{stage: stage, step: s})
-	}
-	return items, nil
-}
-
-// fatal stops the run: nothing more is begun.
-func (e *engine) fatal(err error) error {
-	e.stop(err)
-	return err
-}
-
-// bytesOf reads what a put writes and checks that it is what the plan meant.
-func (e *engine) bytesOf(s plan.Step) (*mvccpb.KeyValue, error) {
-	if s.Source < 0 || s.Source >= len(e.Sources) {
-		return nil, fmt.Errorf("%s: the plan names source %d of %d", s, s.Source, len(e.Sources))
-	}
-	p, err := snapshots.ParsePosition(s.Position)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s, err)
-	}
-	kv, err := e.Sources[s.Source].At(p)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s, err)
-	}
-	if string(kv.Key) != s.Key || kv.ModRevision != s.SourceModRevision {
-		return nil, fmt.Errorf("%s: the source has another object at position %s", s, s.Position)
-	}
-	return kv, nil
-}
-
-func (e *engine) prepareDeletes(stage int, steps []plan.Step) ([]item, error) {
-	if len(steps) == 0 {
-		return nil, nil
-	}
-	keys := make([]string, 0, len(steps))
-	for _, s := range steps {
-		keys = append(keys, s.Key)
-	}
-	slices.Sort(keys)
-	now, err := e.readNow(keys)
-	if err != nil {
-		return nil, e.fatal(err)
-	}
-	var items []item
-	for _, s := range steps {
-		kv := now[s.Key]
-		if kv == nil {
-			e.record(s, Gone, "")
-			continue
-		}
-		if kv.ModRevision != s.ModRevision {
-			if outcome, why := e.judge(s, kv); outcome != Deleted {
-				e.record(s, outcome, why)
+	ready := make([]item, 0, len(steps))
+	for _, it := range steps {
+		if it.step.Action != plan.Put {
+			it.kv = now[it.step.Key]
+			if d, over := e.decided(it); over {
+				it.kv = nil
+				e.record(it, d)
 				continue
 			}
 		}
-		items = append(items, item{stage, s, kv})
+		ready = append(ready, it)
 	}
-	if err := e.archive(stage, items); err != nil {
-		return nil, e.fatal(err)
-	}
-	return items, nil
+	return ready, nil
 }
 
-// readNow reads the present bytes, again and again while the store does not
-// answer, as long as a step would be tried.
-func (e *engine) readNow(keys []string) (map[string]*mvccpb.KeyValue, error) {
-	src := keyspace.Current(e.Store, keyspace.Options{Timeout: e.Timeout, Kine: e.Kine})
+// decided decides on a delete by what was read alone, where that is possible.
+func (e *engine) decided(it item) (d decision, over bool) {
+	switch {
+	case it.kv == nil:
+		return decision{outcome: Gone}, true
+	case it.kv.ModRevision == it.step.ModRevision:
+		return decision{}, false
+	}
+	outcome, why := e.judge(context.WithoutCancel(e.ctx), it.step, it.kv)
+	return decision{outcome: outcome, why: why}, outcome != Deleted
+}
+
+// readAll reads the present bytes of sorted keys.
+func (e *engine) readAll(keys []string) (now map[string]*mvccpb.KeyValue, err error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	err = e.persist(e.ctx, func() error {
+		now, err = e.now.GetAll(e.ctx, keys)
+		return err
+	})
+	if err == nil {
+		return now, nil
+	}
+	if e.ctx.Err() != nil {
+		return nil, context.Cause(e.ctx)
+	}
+	if classify(err) == denied {
+		err = fmt.Errorf("%w: %w", ErrDenied, err)
+	}
+	return nil, e.halt(fmt.Errorf("read what is to be archived: %w", err))
+}
+
+// persist reads again and again while the store does not answer, as long as a
+// change would be tried.
+func (e *engine) persist(ctx context.Context, read func() error) error {
 	for attempt := 0; ; attempt++ {
-		now, err := src.GetAll(e.ctx, keys)
-		if err == nil {
-			return now, nil
+		err := read()
+		if err != nil && !transient(err) {
+			return err
 		}
-		e.answered(err)
-		if e.ctx.Err() != nil {
-			return nil, context.Cause(e.ctx)
+		e.stopSilent(e.reads.note(err, e.Now()), err)
+		if err == nil || (e.ctx.Err() != nil && attempt > 0) {
+			return err
 		}
-		if attempt == e.Retries || classify(err) == fatal {
-			return nil, fmt.Errorf("read what is to be archived: %w", err)
-		}
-		if err := e.Backoff(e.ctx, attempt); err != nil {
-			return nil, context.Cause(e.ctx)
+		if e.Backoff(ctx, attempt) != nil || (attempt >= e.Retries && !e.reads.lasts()) {
+			return err
 		}
 	}
 }
 
-// archive writes the items' bytes and syncs them. Archive first: an item that
-// is not archived never reaches a worker.
+// archive writes the items' bytes and syncs them.
 func (e *engine) archive(stage int, items []item) error {
-	if len(items) == 0 {
-		return nil
-	}
 	kvs := make([]*mvccpb.KeyValue, 0, len(items))
-	ttls := map[int64]int64{}
+	var ttls map[int64]int64
 	for _, it := range items {
+		if it.kv == nil {
+			continue // a put
+		}
 		kvs = append(kvs, it.kv)
 		if lease := it.kv.Lease; lease != 0 {
 			ttl, err := e.ttl(lease)
 			if err != nil {
 				return err
 			}
+			if ttls == nil {
+				ttls = map[int64]int64{}
+			}
 			ttls[lease] = ttl
 		}
+	}
+	if len(kvs) == 0 {
+		return nil
 	}
 	if err := e.Archive.Append(stage, kvs, ttls); err != nil {
 		return fmt.Errorf("%w: %w", ErrArchive, err)
@@ -145,16 +126,21 @@ func (e *engine) archive(stage int, items []item) error {
 	return nil
 }
 
+// ttl looks up a lease, also after an interrupt: a step that is begun is
+// finished.
 func (e *engine) ttl(lease int64) (int64, error) {
 	e.leaseMu.Lock()
 	defer e.leaseMu.Unlock()
-	if ttl, known := e.leases[lease]; known || e.Leases == nil {
+	ttl, known := e.leases[lease]
+	if known || e.Leases == nil {
 		return ttl, nil
 	}
-	// Also after an interrupt: a step that is begun is finished.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), e.Timeout)
-	defer cancel()
-	ttl, err := e.Leases.GrantedTTL(ctx, lease)
+	err := e.persist(context.WithoutCancel(e.ctx), func() (err error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), e.Timeout)
+		defer cancel()
+		ttl, err = e.Leases.GrantedTTL(ctx, lease)
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("look up lease %x: %w", lease, err)
 	}
@@ -164,13 +150,18 @@ func (e *engine) ttl(lease int64) (int64, error) {
 
 // judge decides on a key that is not as the plan saw it. Deleted means that
 // the step goes on with kv's bytes.
-func (e *engine) judge(s plan.Step, kv *mvccpb.KeyValue) (Outcome, string) {
+func (e *engine) judge(ctx context.Context, s plan.Step, kv *mvccpb.KeyValue) (Outcome, string) {
 	if e.Strict {
 		return Skipped, "it changed since the plan was made"
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), e.Timeout)
-	defer cancel()
-	meant, why, err := e.Judge.StillMeant(ctx, s, kv)
+	var meant bool
+	var why string
+	err := e.persist(ctx, func() (err error) {
+		limited, cancel := context.WithTimeout(ctx, e.Timeout)
+		defer cancel()
+		meant, why, err = e.Judge.StillMeant(limited, s, kv)
+		return err
+	})
 	switch {
 	case err != nil:
 		return Failed, err.Error()

@@ -40,19 +40,23 @@ type store struct {
 
 func newStore(t *testing.T) *store {
 	t.Helper()
+	return newStoreIn(t, sandbox.Options{Mode: sandbox.InProcess})
+}
+
+func newStoreIn(t *testing.T, opt sandbox.Options) *store {
+	t.Helper()
 	taken := map[string]bool{}
-	_, client := lab.Box(t, sandbox.Options{
-		Fixture: sandbox.Runaway30k, Mode: sandbox.InProcess, NoFsync: true,
-		Keep: func(key string) bool {
-			if !strings.HasPrefix(key, podsPrefix) {
-				return !strings.Contains(key, "leases/") && !strings.HasPrefix(key, "/registry/events/")
-			}
-			if len(taken) < podCount {
-				taken[key] = true
-			}
-			return taken[key]
-		},
-	})
+	opt.Fixture, opt.NoFsync = sandbox.Runaway30k, true
+	opt.Keep = func(key string) bool {
+		if !strings.HasPrefix(key, podsPrefix) {
+			return !strings.Contains(key, "leases/") && !strings.HasPrefix(key, "/registry/events/")
+		}
+		if len(taken) < podCount {
+			taken[key] = true
+		}
+		return taken[key]
+	}
+	_, client := lab.Box(t, opt)
 	s := &store{Client: client, t: t}
 	s.before = s.all()
 	return s
@@ -246,3 +250,11 @@ func (t *faultyTxn) Commit() (*clientv3.TxnResponse, error) {
 	}
 	return resp, innerErr
 }
+
+// smallBatches is a Pacer that delays nothing and keeps the batches small.
+type smallBatches struct{}
+
+func (smallBatches) Wait(ctx context.Context) error { return ctx.Err() }
+func (smallBatches) Answered(time.Duration, error)  {}
+func (smallBatches) PerSecond() float64             { return 400 }
+func (smallBatches) Why() string                    { return "" }

@@ -3,6 +3,8 @@ package apply_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -135,24 +137,66 @@ func TestUndoResolvesAmbiguousAnswers(t *testing.T) {
 }
 
 // TestNoSpaceAfterAPutIsResolvedByReading: etcd may apply a put and still
-// answer that there is no space.
+// answer that there is no space. No further put is begun.
 func TestNoSpaceAfterAPutIsResolvedByReading(t *testing.T) {
 	t.Parallel()
 	s, f := emptied(t)
 	p, _ := s.undoPlan(false, f)
 	r := undoRun(s, f)
-	r.MaxFailed = podCount
 	r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
-		if n < 3 {
+		if n < 100 {
 			return nil, false
 		}
 		return rpctypes.ErrNoSpace, n%2 == 0
 	}}
 	result := s.execute(r, p)
+	if !errors.Is(result.Stopped, apply.ErrNoSpace) {
+		t.Errorf("stopped by %v, want ErrNoSpace", result.Stopped)
+	}
 	created := int64(len(s.all()) - (len(s.before) - podCount - 1))
-	wantCounts(t, result, map[apply.Outcome]int64{apply.Created: created, apply.Failed: podCount + 1 - created})
-	if created < podCount/3 {
-		t.Errorf("only %d were created", created)
+	failed := podCount + 1 - created - result.Remaining()
+	wantCounts(t, result, map[apply.Outcome]int64{apply.Created: created, apply.Failed: failed})
+	if created < 99 || result.Remaining() == 0 {
+		t.Errorf("%d were created, %d remain", created, result.Remaining())
+	}
+	second := s.execute(undoRun(s, f), p)
+	wantCounts(t, second, map[apply.Outcome]int64{apply.Present: created, apply.Created: podCount + 1 - created})
+}
+
+// TestPutThatAControllerChangedAtOnce: an attempt without a clear answer was
+// applied, and then somebody changed what it had put.
+func TestPutThatAControllerChangedAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, ours := range []bool{true, false} {
+		t.Run(fmt.Sprintf("ours %v", ours), func(t *testing.T) {
+			t.Parallel()
+			s, f := emptied(t)
+			p, _ := s.undoPlan(false, f)
+			first := "theirs"
+			if ours {
+				first = string(s.before[jobKey].Value)
+			}
+			r := undoRun(s, f)
+			r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
+				if n > 1 {
+					return nil, false
+				}
+				for _, value := range []string{first, "changed"} {
+					if _, err := s.Put(t.Context(), jobKey, value); err != nil {
+						t.Error(err)
+					}
+				}
+				return rpctypes.ErrLeaderChanged, false
+			}}
+			want := map[apply.Outcome]int64{apply.Created: podCount + 1}
+			if !ours {
+				want = map[apply.Outcome]int64{apply.Created: podCount, apply.Skipped: 1}
+			}
+			wantCounts(t, s.execute(r, p), want)
+			if got := string(s.all()[jobKey].Value); got != "changed" {
+				t.Errorf("the key holds %q", got)
+			}
+		})
 	}
 }
 

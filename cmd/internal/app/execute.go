@@ -120,12 +120,18 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 		Store: j.client, Leases: leases{j.client}, Sources: j.sources, Judge: judge, Observer: observer{progress},
 		Options: apply.Options{
 			Pacer: j.pacer, Prefix: j.s.reader.Prefix, Timeout: min(j.s.timeout, 10*time.Second), Kine: j.s.options(j.client).Kine,
-			Strict: j.inv.has(flagStrict) && j.inv.Bool(flagStrict),
+			Strict: j.inv.has(flagStrict) && j.inv.Bool(flagStrict), Unguarded: j.unguarded() > 0,
 		},
 	}
 	if j.archive != nil {
 		run.Archive = j.archive
 	}
+	journal, err := j.openJournal(p)
+	if err != nil {
+		progress.Finish()
+		return nil, err
+	}
+	run.Journal = journal
 	unhook := context.AfterFunc(ctx, func() {
 		progress.Message("interrupted: finishing what is in flight; Ctrl-C again leaves at once")
 	})
@@ -136,6 +142,7 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 	watching.Wait()
 	unhook()
 	progress.Finish()
+	err = errors.Join(err, journal.Close(result))
 	if result != nil {
 		j.report.add(p, result)
 	}
@@ -173,6 +180,15 @@ func (j *job) unguarded() int64 {
 		return 0
 	}
 	return j.inv.Int64(flagUnsafeUnguarded)
+}
+
+// openJournal goes on with the journal of this run, or makes it.
+func (j *job) openJournal(p *plan.Plan) (*apply.JournalFile, error) {
+	h := p.Header()
+	return apply.OpenJournal(filepath.Join(j.dir, "etcd-rescue-"+j.run+".journal.jsonl"), apply.JournalHeader{
+		Time: j.inv.Now().UTC(), Tool: toolVersion(), Command: j.inv.commandLine(), Run: j.run, Pass: h.Pass, Plan: absolute(p.Path()),
+		PlanSHA256: p.Trailer().SHA256, Steps: p.Trailer().Steps, Rate: j.inv.String(flagRate),
+	}, j.inv.Now)
 }
 
 // openArchive makes the archive of this run, or goes on with it when the plan

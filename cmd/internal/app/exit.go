@@ -131,6 +131,14 @@ func explainFiles(err error) (code int, hint string, ok bool) {
 		return exitFailed, "give an etcd snapshot, a member's db file or an archive; unpack a compressed one first (zstd -d)", true
 	case errors.Is(err, snapshots.ErrDamaged):
 		return exitFailed, "the file is damaged: take another copy, or an older snapshot", true
+	case errors.Is(err, apply.ErrCorruptAlarm):
+		return exitFailed, "find out which member is wrong (etcdctl endpoint hashkv), replace it, disarm the alarm, and carry on with the command above", true
+	case errors.Is(err, apply.ErrDenied):
+		return exitConnect, "use a user or certificate that may read and write below the prefix", true
+	case errors.Is(err, apply.ErrNoSpace):
+		return exitFailed, "make room first (compact, defragment each member, disarm the alarm), then carry on with the command above", true
+	case errors.Is(err, apply.ErrOldNoSpace):
+		return exitFailed, "stop the API servers, compact and defragment first; or delete without the guard, one at a time, with --unsafe-unguarded and the number of objects", true
 	case errors.Is(err, apply.ErrSilent):
 		return exitFailed, "look at etcd first (status of its members, its disk, its logs); once it answers, carry on with the command above", true
 	}

@@ -73,7 +73,7 @@ func (r *runReport) stuck() bool {
 		return false
 	}
 	c := r.passes[len(r.passes)-1].result.Counts
-	return c[apply.Deleted]+c[apply.Created]+c[apply.Gone] == 0
+	return c[apply.Deleted]+c[apply.Raced]+c[apply.Created]+c[apply.Gone]+c[apply.Before] == 0
 }
 
 func (r *runReport) settled(sum *plan.Summary, wait time.Duration) {
@@ -102,6 +102,8 @@ func (j *job) verdict(err error) error {
 	switch {
 	case err != nil:
 		return err
+	case r.count(apply.Raced) > 0:
+		return partial("look at them in the archive; undo puts them back", "%s changed just before they were deleted without the guard", objects(r.count(apply.Raced)))
 	case r.count(apply.Failed) > 0 || r.count(apply.Skipped) > 0 || r.differ > 0:
 		return partial("", "not all was done; failed: %s; changed and skipped: %s",
 			objects(r.count(apply.Failed)), objects(r.count(apply.Skipped)+r.differ))
@@ -118,11 +120,14 @@ func (j *job) show(err error) error {
 	w := writer{j.inv.Streams.Out, width(j.inv.Streams.OutWidth)}
 	r := j.report
 	if j.verb == "deleting" {
-		w.line("Deleted %s in %s", objects(r.count(apply.Deleted)), term.Duration(r.took))
+		w.line("Deleted %s in %s", objects(r.count(apply.Deleted)+r.count(apply.Raced)), term.Duration(r.took))
 		w.counts("already gone", r.count(apply.Gone))
 	} else {
 		w.line("Put back %s in %s", objects(r.count(apply.Created)), term.Duration(r.took))
 		w.counts("there already", r.count(apply.Present)+r.present)
+	}
+	if n := r.count(apply.Before); n > 0 {
+		w.counts("done before", n)
 	}
 	w.counts("changed since, skipped", r.count(apply.Skipped)+r.differ)
 	w.counts("failed", r.count(apply.Failed))
@@ -147,11 +152,7 @@ func (w writer) problems(problems []apply.Problem) {
 			w.line("  and %s more", term.Count(int64(len(problems)-topFew)))
 			return
 		}
-		word := "failed"
-		if p.Outcome == apply.Skipped {
-			word = "skipped"
-		}
-		w.line("  %s: %s: %s", word, p.Step, p.Why)
+		w.line("  %s: %s: %s", p.Outcome, p.Step, p.Why)
 	}
 }
 
@@ -225,15 +226,11 @@ func (j *job) document(err error) map[string]any {
 	}
 	problems := []any{}
 	for _, p := range r.problems() {
-		word := "failed"
-		if p.Outcome == apply.Skipped {
-			word = "skipped"
-		}
-		problems = append(problems, map[string]any{"key": p.Step.Key, "outcome": word, "why": p.Why})
+		problems = append(problems, map[string]any{"key": p.Step.Key, "outcome": p.Outcome.String(), "why": p.Why})
 	}
 	doc := map[string]any{
 		"version": 1, "kind": "result", "operation": operation, "run": r.run, "cluster": r.cluster,
-		"deleted": r.count(apply.Deleted), "gone": r.count(apply.Gone), "created": r.count(apply.Created),
+		"deleted": r.count(apply.Deleted) + r.count(apply.Raced), "before": r.count(apply.Before), "raced": r.count(apply.Raced), "gone": r.count(apply.Gone), "created": r.count(apply.Created),
 		"present": r.count(apply.Present) + r.present, "skipped": r.count(apply.Skipped) + r.differ, "failed": r.count(apply.Failed),
 		"remaining": r.lastRemaining(), "passes": passes, "problems": problems, "notes": append([]string{}, r.notes...),
 		"milliseconds": r.took.Milliseconds(), "interrupted": errors.Is(err, context.Canceled),
