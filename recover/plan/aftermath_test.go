@@ -57,7 +57,7 @@ func TestAftermath(t *testing.T) {
 func TestUndoAftermath(t *testing.T) {
 	t.Parallel()
 	const pods = "kubelets start the containers again of those that had not finished; controllers count them in, and delete what is more than they want"
-	memory := Consequence{Text: fmt.Sprintf(remembered, "40 objects")}
+	memory := Consequence{Text: remembered}
 	tests := []struct {
 		name      string
 		resources []string
@@ -69,7 +69,7 @@ func TestUndoAftermath(t *testing.T) {
 		{"pods", []string{"pods"}, 40, Alive{true, true}, []Consequence{{Text: seenAdded}, memory, {"pods", pods}}},
 		{"pods, nothing alive", []string{"pods"}, 40, Alive{}, []Consequence{{Text: nothingLives}, {Text: seenAdded}, memory, {"pods", pods}}},
 		{"a kind without a rule", []string{"x.y"}, 0, Alive{}, []Consequence{{Text: nothingLives}, {Text: seenAdded}}},
-		{"one with an owner", []string{"x.y"}, 1, Alive{true, true}, []Consequence{{Text: seenAdded}, {Text: fmt.Sprintf(remembered, "1 object")}}},
+		{"one with an owner", []string{"x.y"}, 1, Alive{true, true}, []Consequence{{Text: seenAdded}, {Text: remembered}}},
 		{"Jobs without controllers", []string{"job"}, 0, Alive{Server: true}, []Consequence{{Text: seenAdded},
 			{"jobs", "once kube-controller-manager runs again, they go on where their status stands, with new pods up to their parallelism"}}},
 	}

@@ -1,7 +1,5 @@
 package plan
 
-import "fmt"
-
 // What happens whatever is put back.
 const (
 	// seenAdded: facts of the watch path, apiserver pkg/storage/etcd3/watcher.go:
@@ -9,7 +7,7 @@ const (
 	seenAdded = "who watches sees them as new, with their old UIDs; neither admission nor a quota has looked at them"
 	// remembered: pkg/controller/garbagecollector/uid_cache.go and
 	// graph_builder.go (NewReferenceCache(500)).
-	remembered = "the garbage collector remembers up to 500 owners that it saw missing until kube-controller-manager restarts, and deletes what they own: %s with owners"
+	remembered = "the garbage collector remembers up to 500 owners that it saw missing until kube-controller-manager restarts, and deletes what they own"
 )
 
 // UndoAftermath says what happens next, of itself, once objects of these
@@ -23,19 +21,12 @@ func UndoAftermath(resources []string, owned int64, alive Alive) []Consequence {
 	next := explain(found, alive)
 	general := []Consequence{{Text: seenAdded}}
 	if owned > 0 {
-		general = append(general, Consequence{Text: fmt.Sprintf(remembered, count(owned))})
+		general = append(general, Consequence{Text: remembered})
 	}
 	if !alive.Server { // after the line that says so
 		return append(next[:1:1], append(general, next[1:]...)...)
 	}
 	return append(general, next...)
-}
-
-func count(n int64) string {
-	if n == 1 {
-		return "1 object"
-	}
-	return fmt.Sprintf("%d objects", n)
 }
 
 // undoRules are what controllers of Kubernetes 1.36 do about objects that

@@ -35,7 +35,12 @@ type undoBuilder struct {
 	out    *Writer
 	sum    *Summary
 	batch  []undoEntry
-	stages map[int]*StageInfo
+	stages map[int]*undoStage
+}
+
+type undoStage struct {
+	StageInfo
+	first []Step // as many as a Summary names
 }
 
 type entryID struct {
@@ -50,12 +55,13 @@ type undoEntry struct {
 }
 
 // Undo adds a put for every archived object that is absent from the store, in
-// the archives' own order, which is owners first. The newest archive is undone
+// the archives' own order, which is owners first; before all go Namespaces, then
+// claims, which their volumes must find. The newest archive is undone
 // first, as one undoes a series of actions; where a key occurs twice, its
 // newest bytes count. Objects that are there with identical bytes need no
 // step; those with other bytes are left alone and counted.
 func Undo(ctx context.Context, req UndoRequest, out *Writer) (*Summary, error) {
-	b := &undoBuilder{UndoRequest: req, out: out, sum: newSummary(), stages: map[int]*StageInfo{}}
+	b := &undoBuilder{UndoRequest: req, out: out, sum: newSummary(), stages: map[int]*undoStage{}}
 	order := b.newestFirst()
 	for rank := range order {
 		if err := b.addArchive(ctx, rank, order); err != nil {
@@ -68,7 +74,9 @@ func Undo(ctx context.Context, req UndoRequest, out *Writer) (*Summary, error) {
 	}
 	slices.Sort(ranks)
 	for _, rank := range ranks {
-		b.sum.Stages = append(b.sum.Stages, *b.stages[rank])
+		st := b.stages[rank]
+		b.sum.Stages = append(b.sum.Stages, st.StageInfo)
+		b.sum.First = append(b.sum.First, st.first[:min(len(st.first), FirstSteps-len(b.sum.First))]...)
 	}
 	return b.sum, nil
 }
@@ -186,20 +194,28 @@ func (b *undoBuilder) add(ctx context.Context, e undoEntry, ttl int64) error {
 		what = o.Key.Resource.Word()
 	}
 	order := e.stage
-	if r := o.Key.Resource; r != nil && r.String() == "namespaces" {
-		order = -1 // first, because nothing can be made in one that is not there
+	if r := o.Key.Resource; r != nil {
+		switch r.String() {
+		case "namespaces":
+			order = -2 // nothing can be made in one that is not there
+		case "persistentvolumeclaims":
+			// A volume whose claim is missing is released and reclaimed, which
+			// may destroy it; a claim waits for its volume
+			// (k8s pkg/controller/volume/persistentvolume/pv_controller.go).
+			order = -1
+		}
 	}
 	st := b.stages[order]
 	if st == nil {
-		st = &StageInfo{What: what}
+		st = &undoStage{StageInfo: StageInfo{What: what}}
 		b.stages[order] = st
 	}
 	if st.What != what {
 		st.What = several(s)
 	}
 	st.Steps++
-	if len(b.sum.First) < FirstSteps {
-		b.sum.First = append(b.sum.First, s)
+	if len(st.first) < FirstSteps {
+		st.first = append(st.first, s)
 	}
 	if b.out == nil {
 		return nil

@@ -118,6 +118,28 @@ func TestUndoFollowsTheArchive(t *testing.T) {
 	}
 }
 
+// TestNamespacesAndClaimsComeBackFirst, from whichever archive: nothing can be
+// made without its namespace, and a volume whose claim is missing is reclaimed.
+func TestNamespacesAndClaimsComeBackFirst(t *testing.T) {
+	t.Parallel()
+	entry := func(key, kind string, rev int64) []*mvccpb.KeyValue {
+		return []*mvccpb.KeyValue{thing{key: prefix + key, kind: kind}.entry(rev)}
+	}
+	older := archive(t, at(1), nil, entry("persistentvolumeclaims/a/old", "v1 PersistentVolumeClaim", 5))
+	newer := archive(t, at(2), nil, entry("persistentvolumes/v", "v1 PersistentVolume", 7), pods("x", 1, 20),
+		entry("persistentvolumeclaims/a/c", "v1 PersistentVolumeClaim", 8), entry("namespaces/a", "v1 Namespace", 9))
+	sum, lines := undone(t, UndoRequest{Archives: []*snapshots.File{older, newer}, Now: empty(t)})
+	if diff := cmp.Diff([]string{
+		"0 restored namespaces/a", "1 restored persistentvolumeclaims/a/c", "1 restored persistentvolumeclaims/a/old",
+		"2 restored persistentvolumes/v", "3 restored pods/a/p-x-0000",
+	}, order(lines)); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+	if len(sum.Stages) != 4 || sum.Stages[1] != (StageInfo{"persistentvolumeclaim", 2}) {
+		t.Errorf("stages %v", sum.Stages)
+	}
+}
+
 // TestNewestArchiveIsUndoneFirst, whatever order they are named in.
 func TestNewestArchiveIsUndoneFirst(t *testing.T) {
 	t.Parallel()

@@ -46,7 +46,7 @@ func TestControlPlaneIncident(t *testing.T) {
 	k := startKubernetes(t, sandbox.Options{}, fastManager())
 	k.incident(incidentPods*3/2, incidentPods)
 	r := k.rescue(t.TempDir(), exitDone, "delete", "pods", "-n", incidentNamespace, "--owner", "job/"+incidentJob, "--with-owners",
-		"--execute", "--yes", "--max-deletes", strconv.Itoa(incidentPods*3), "--rate", "1000")
+		"--execute", "--yes", "--max-deletes", strconv.Itoa(incidentPods*3))
 	t.Log(strings.TrimSpace(r.out))
 	changed := k.changedPods(find(t, r.out, `^archive: (.*)$`))
 	t.Logf("%d of the deleted pods were not as they were made", changed)

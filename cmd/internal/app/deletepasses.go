@@ -13,7 +13,8 @@ import (
 // left; then it looks whether it stopped.
 func (d *deletion) execute(ctx context.Context) error {
 	for _, p := range d.parts {
-		j, err := d.newJob(ctx, p.resource, d.inv.newRun(), "deleting", d.plane)
+		_, _, etcd := d.sourceFor(p.resource)
+		j, err := d.newJob(ctx, p.resource, d.inv.newRun(), "deleting", d.planeOf(ctx, d.plane, etcd))
 		if err != nil {
 			return err
 		}
@@ -48,7 +49,7 @@ func (d *deletion) begun() bool {
 // deleted is how many objects all passes have deleted so far.
 func (d *deletion) deleted() (n int64) {
 	for _, p := range d.parts {
-		n += p.job.report.count(apply.Deleted)
+		n += p.job.report.count(apply.Deleted) + p.job.report.count(apply.Raced)
 	}
 	return n
 }
@@ -174,8 +175,13 @@ func (d *deletion) approve(ctx context.Context, sum *plan.Summary) error {
 		pv.asking = true
 		pv.write(inv.Streams.Err, width(inv.Streams.ErrWidth))
 	}
-	if err := d.plane.health.check(false, sum.Steps, inv.Int64(flagUnsafeUnguarded)); err != nil {
-		return err
+	for _, p := range d.parts {
+		if p.plan == nil {
+			continue
+		}
+		if err := p.job.plane.health.check(false, p.plan.Trailer().Steps, p.job.unguarded()); err != nil {
+			return err
+		}
 	}
 	if err := inv.confirm(ctx, sum.Steps, fmt.Sprintf("delete these %s", objects(sum.Steps))); err != nil {
 		return err

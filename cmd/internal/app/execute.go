@@ -131,7 +131,7 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 		progress.Finish()
 		return nil, err
 	}
-	run.Journal = journal
+	run.Journal, j.report.journal = journal, journal.Path()
 	unhook := context.AfterFunc(ctx, func() {
 		progress.Message("interrupted: finishing what is in flight; Ctrl-C again leaves at once")
 	})

@@ -28,11 +28,15 @@ func (s *session) controlPlane(ctx context.Context, etcd string) (*controlPlane,
 	watch := alive.New(s.reader, s.inv.Now)
 	watch.Frozen = main.frozen()
 	view, err := watch.Look(ctx, keyspace.Current(s.main.Client, s.optionsOf(s.main)))
-	plane := &controlPlane{view, main}
-	if etcd == etcdEvents && s.events != nil {
-		plane.health = s.healthOf(ctx, s.events)
+	return s.planeOf(ctx, &controlPlane{view, main}, etcd), err
+}
+
+// planeOf is the same control plane beside the named etcd.
+func (s *session) planeOf(ctx context.Context, plane *controlPlane, etcd string) *controlPlane {
+	if etcd != etcdEvents || s.events == nil {
+		return plane
 	}
-	return plane, err
+	return &controlPlane{plane.View, s.healthOf(ctx, s.events)}
 }
 
 // served says that an API server lives, or may.

@@ -110,7 +110,7 @@ func replayReadme(t *testing.T, readme string) string {
 
 func runName() *regexp.Regexp { return regexp.MustCompile(`\d{8}T\d{6}Z-[0-9a-f]{8}`) }
 
-const shownRun = "20261122T135000Z-1f0c2a9b"
+const shownRun = "20261122T142030Z-1f0c2a9b"
 
 func runReadmeLine(t *testing.T, endpoint, line string) string {
 	t.Helper()
@@ -138,7 +138,7 @@ func runReadmeLine(t *testing.T, endpoint, line string) string {
 		},
 		Root: t.TempDir(),
 		// Ages count from shortly after the incident.
-		Now: func() time.Time { return time.Date(2026, 11, 22, 13, 50, 0, 0, time.UTC).Add(time.Since(begun)) },
+		Now: func() time.Time { return time.Date(2026, 11, 22, 14, 20, 30, 0, time.UTC).Add(time.Since(begun)) },
 	})
 	if code != exitDone {
 		t.Errorf("%s: exit code %d\n%s", line, code, out.String())

@@ -19,6 +19,7 @@ type runReport struct {
 	took    time.Duration // without the settle time
 	archive string        // path, "" if nothing was archived
 	plan    string        // path of the last pass's plan
+	journal string        // path of what was decided, "" if nothing was begun
 	passes  []passReport
 	left    *leftover
 	present int64 // undo: were there before it began
@@ -44,6 +45,23 @@ type leftover struct {
 func (r *runReport) add(p *plan.Plan, result *apply.Result) {
 	r.passes = append(r.passes, passReport{absolute(p.Path()), result})
 	r.plan = absolute(p.Path())
+}
+
+// retries is how often a change was tried again.
+func (r *runReport) retries() (n int64) {
+	for _, p := range r.passes {
+		n += p.result.Retries
+	}
+	return n
+}
+
+// resolved is how many answers left open whether a change was made, until
+// reading told.
+func (r *runReport) resolved() (n int64) {
+	for _, p := range r.passes {
+		n += p.result.Resolved
+	}
+	return n
 }
 
 func (r *runReport) finished(now time.Time) { r.took = now.Sub(r.started) }
@@ -135,6 +153,9 @@ func (j *job) show(err error) error {
 	if j.verb == "deleting" {
 		w.counts("passes", int64(len(r.passes)))
 	}
+	if n := r.retries(); n > 0 {
+		w.counts("tried again", n)
+	}
 	w.problems(r.problems())
 	w.leftover(r.left, err)
 	for _, n := range r.notes {
@@ -196,6 +217,9 @@ func (j *job) paths(w writer, err error) {
 	if r.plan != "" {
 		w.line("plan:    %s", r.plan)
 	}
+	if r.journal != "" {
+		w.line("journal: %s", r.journal)
+	}
 	if r.goOn != "" {
 		w.line("go on:   %s", r.goOn)
 	} else if err != nil && r.plan != "" && r.lastRemaining() > 0 {
@@ -233,7 +257,7 @@ func (j *job) document(err error) map[string]any {
 		"deleted": r.count(apply.Deleted) + r.count(apply.Raced), "before": r.count(apply.Before), "raced": r.count(apply.Raced), "gone": r.count(apply.Gone), "created": r.count(apply.Created),
 		"present": r.count(apply.Present) + r.present, "skipped": r.count(apply.Skipped) + r.differ, "failed": r.count(apply.Failed),
 		"remaining": r.lastRemaining(), "passes": passes, "problems": problems, "notes": append([]string{}, r.notes...),
-		"milliseconds": r.took.Milliseconds(), "interrupted": errors.Is(err, context.Canceled),
+		"retries": r.retries(), "resolved": r.resolved(), "milliseconds": r.took.Milliseconds(), "interrupted": errors.Is(err, context.Canceled),
 	}
 	if r.left != nil {
 		left := map[string]any{
@@ -246,6 +270,9 @@ func (j *job) document(err error) map[string]any {
 	}
 	if r.plan != "" {
 		doc["plan"] = r.plan
+	}
+	if r.journal != "" {
+		doc["journal"] = r.journal
 	}
 	if r.goOn != "" {
 		doc["goOn"] = r.goOn
