@@ -248,7 +248,6 @@ func (pv *preview) makers(w writer) {
 			w.line("  %s (%s of these)", ownerName(m), term.Count(m.Makes))
 		}
 		w.more(all - topFew)
-		w.line("%s", term.Wrap("The garbage collector will follow: it deletes whatever else these owners own.", w.columns))
 	}
 }
 
