@@ -59,7 +59,10 @@ func (f *Filter) Inside(ctx context.Context, src keyspace.Source, namespaces []s
 	s := &inside{filter: f, src: src, whole: whole, fn: fn, namespaces: &Contents{Namespaces: namespaces}}
 	s.places = f.reader.Catalog.Resources()
 	slices.SortFunc(s.places, func(a, b *codec.Resource) int { return strings.Compare(a.Prefix, b.Prefix) })
-	if err := s.known(ctx); err != nil {
+	if err := s.within(ctx, true, s.scan); err != nil {
+		return err
+	}
+	if err := s.within(ctx, false, s.misplaced); err != nil {
 		return err
 	}
 	return s.strays(ctx)
@@ -76,25 +79,26 @@ type inside struct {
 	found      []string // keys between the places, whose values are still to be read
 }
 
-// known goes through the ranges of known resources that are not empty, and
-// proves by their counts at the same revision that it saw all of them.
-func (s *inside) known(ctx context.Context) error {
+// within calls fn for the ranges of the namespaces that are not empty, in all
+// namespaced resources or in the cluster-scoped custom ones: their definition
+// may have been a namespaced one when the keys were written.
+func (s *inside) within(ctx context.Context, namespaced bool, fn func(context.Context, keyspace.Range, int64) error) error {
 	var ranges []keyspace.Range
 	for _, r := range s.places {
-		if !r.Namespaced {
+		if r.Namespaced != namespaced || !namespaced && !r.Custom {
 			continue
 		}
 		for _, namespace := range s.namespaces.Namespaces {
-			start, end := r.Range(s.filter.reader.Prefix, namespace)
-			if ranges = append(ranges, keyspace.Range{Start: start, End: end}); len(ranges) == countAtOnce {
-				if err := s.filled(ctx, ranges, s.scan); err != nil {
+			ranges = append(ranges, keyspace.Prefix(s.filter.reader.Prefix+r.Prefix+namespace+"/"))
+			if len(ranges) == countAtOnce {
+				if err := s.filled(ctx, ranges, fn); err != nil {
 					return err
 				}
 				ranges = ranges[:0]
 			}
 		}
 	}
-	return s.filled(ctx, ranges, s.scan)
+	return s.filled(ctx, ranges, fn)
 }
 
 // filled calls fn for the ranges that are not empty.
@@ -123,7 +127,7 @@ func (s *inside) filled(ctx context.Context, ranges []keyspace.Range, fn func(co
 }
 
 // scan reads what lies in one namespace of a known resource. The key alone
-// says that it does.
+// says that it does. The count at the same revision proves that all was seen.
 func (s *inside) scan(ctx context.Context, r keyspace.Range, count int64) error {
 	var seen int64
 	err := s.src.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
@@ -136,6 +140,20 @@ func (s *inside) scan(ctx context.Context, r keyspace.Range, count int64) error 
 	return err
 }
 
+// misplaced reads what lies in a range where a namespaced resource would have
+// a namespace; the values say whether it is one.
+func (s *inside) misplaced(ctx context.Context, r keyspace.Range, _ int64) error {
+	return s.src.Scan(ctx, r, true, func(kv *mvccpb.KeyValue) error { return s.find(ctx, string(kv.Key)) })
+}
+
+// find notes a key whose value is to be read.
+func (s *inside) find(ctx context.Context, key string) error {
+	if s.found = append(s.found, key); len(s.found) < maxAhead {
+		return nil
+	}
+	return s.readFound(ctx)
+}
+
 // strays searches what is between the known resources.
 func (s *inside) strays(ctx context.Context) error {
 	all := keyspace.Prefix(s.filter.reader.Prefix)
@@ -145,13 +163,10 @@ func (s *inside) strays(ctx context.Context) error {
 	}
 	search := func(ctx context.Context, r keyspace.Range, _ int64) error {
 		return s.src.Scan(ctx, r, true, func(kv *mvccpb.KeyValue) error {
-			if s.mayHold(string(kv.Key)) {
-				s.found = append(s.found, string(kv.Key))
-			}
-			if len(s.found) < maxAhead {
+			if !s.mayHold(string(kv.Key)) {
 				return nil
 			}
-			return s.readFound(ctx)
+			return s.find(ctx, string(kv.Key))
 		})
 	}
 	for len(gaps) > 0 {

@@ -130,7 +130,7 @@ func TestGuardOfTheZoo(t *testing.T) {
 	t.Parallel()
 	w := zoo(t)
 	const (
-		node       = " a Node takes its pods along: 40 s later they are deleted by force, and a kubelet that still runs registers it again "
+		node       = " a Node takes its pods along: about a minute later they are deleted by force, and its kubelet registers it again only when it restarts "
 		volume     = " the claim of a PersistentVolume that is gone becomes Lost, and nothing deletes the real volume "
 		definition = " no API reaches the custom resources of a definition that is gone, and they stay behind in etcd "
 		twin       = " the node of a StatefulSet's pod may still run it: its successor has the same name and volumes, and both may write to them "

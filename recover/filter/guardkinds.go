@@ -25,8 +25,9 @@ const (
 )
 
 const (
-	// k8s pkg/controller/podgc, quarantineTime.
-	nodeReason = "a Node takes its pods along: 40 s later they are deleted by force, and a kubelet that still runs registers it again"
+	// k8s pkg/controller/podgc, quarantineTime; pkg/kubelet/kubelet_node_status.go,
+	// registerWithAPIServer: once.
+	nodeReason = "a Node takes its pods along: about a minute later they are deleted by force, and its kubelet registers it again only when it restarts"
 	// k8s pkg/controller/volume/persistentvolume, syncBoundClaim.
 	volumeReason = "the claim of a PersistentVolume that is gone becomes Lost, and nothing deletes the real volume"
 

@@ -257,7 +257,7 @@ func podCases() []guardCase {
 	twin := func(node string) *filter.Verdict { return stops("statefulset-pods", twinText, "Node "+node) }
 	node := nodeWith(corev1.ConditionTrue)
 	return []guardCase{
-		{"node", "minions/x", node, stops("nodes", "a Node takes its pods along: 40 s later they are deleted by force, and a kubelet that still runs registers it again", "")},
+		{"node", "minions/x", node, stops("nodes", "a Node takes its pods along: about a minute later they are deleted by force, and its kubelet registers it again only when it restarts", "")},
 		{"pod without an owner", at, podOf("ready", "Running"), nil},
 		{"pod of a ReplicaSet", at, podOf("ready", "Running", "ReplicaSet"), nil},
 		{"pod whose controller is no StatefulSet", at, podOf("ready", "Running", "Other", "StatefulSet"), nil},
@@ -367,7 +367,7 @@ func TestGuardOfUnreadableValues(t *testing.T) {
 		{"persistentvolumeclaims/team/x", "k8s\x00hunter2", stops(claims, "data loss cannot be ruled out: of the claim, its value cannot be decoded", "")},
 		{"services/specs/team/x", "hunter2", nil},
 		{"apiregistration.k8s.io/apiservices/v1.", "hunter2", warns("the API of an APIService is served no more, and what it had stored stays where it is", "")},
-		{"minions/x", "hunter2", stops("nodes", "a Node takes its pods along: 40 s later they are deleted by force, and a kubelet that still runs registers it again", "")},
+		{"minions/x", "hunter2", stops("nodes", "a Node takes its pods along: about a minute later they are deleted by force, and its kubelet registers it again only when it restarts", "")},
 		{"configmaps/team/x", "hunter2", nil},
 	}
 	reader := &codec.Reader{Catalog: codec.NewCatalog(), Prefix: prefix}

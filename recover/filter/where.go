@@ -259,6 +259,10 @@ func (f *Filter) WhyUndecided() (reasons []Reason, more bool) {
 	return slices.Clone(f.reasons), f.more
 }
 
+// Unread keeps for WhyUndecided that the value of o, which cannot be read, would
+// have to name its owners.
+func (f *Filter) Unread(o Object) { f.undecided(o, valueReason(o.Head.Err)) }
+
 func (f *Filter) undecided(o Object, text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -136,8 +136,14 @@ func (b *builder) addContents(ctx context.Context) error {
 			b.sum.Undecided++
 			return nil
 		case b.contents.Only && everywhere(o.Key):
-			b.sum.Kept++
-			return nil
+			stays, err := b.made(ctx, o.Key.Namespace)
+			if err != nil {
+				return err
+			}
+			if stays {
+				b.sum.Kept++
+				return nil
+			}
 		}
 		namespace := o.Key.Namespace
 		if o.Key.Resource == nil {
@@ -160,6 +166,17 @@ func everywhere(k codec.Key) bool {
 	}
 	what := k.Resource.String() + " " + k.Name
 	return what == "serviceaccounts default" || what == "configmaps kube-root-ca.crt"
+}
+
+// made reports whether Kubernetes makes its objects in a namespace: not in one
+// that does not exist.
+func (b *builder) made(ctx context.Context, namespace string) (bool, error) {
+	key := b.Prefix + "namespaces/" + namespace
+	kv, err := b.Source.Get(ctx, key)
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", key, err)
+	}
+	return kv != nil, nil
 }
 
 // placed is the namespace of an object whose resource is not known: by its

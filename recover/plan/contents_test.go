@@ -110,6 +110,11 @@ func strangers(t *testing.T) *world {
 		in("example.com/things/a/t", "example.com/v1 Thing"), raw("example.com/things/a/u", sealed), in("example.com/things/b/a", "example.com/v1 Thing"),
 		raw("example.com/globals/a", `{"apiVersion":"example.com/v1","kind":"Global","metadata":{"name":"a","uid":"g"}}`),
 		in("novelties/a/n", "novel.k8s.io/v1 Novelty"), in("novelties/b/n", "novel.k8s.io/v1 Novelty"),
+		// Its definition was a namespaced one when these were written.
+		raw("apiextensions.k8s.io/customresourcedefinitions/wides.example.com", `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition",`+
+			`"metadata":{"name":"wides.example.com"},"spec":{"group":"example.com","scope":"Cluster","names":{"kind":"Wide","plural":"wides"}}}`),
+		in("example.com/wides/a/w", "example.com/v1 Wide"), in("example.com/wides/a-b/w", "example.com/v1 Wide"),
+		raw("example.com/wides/a", `{"apiVersion":"example.com/v1","kind":"Wide","metadata":{"name":"a","uid":"w"}}`),
 		raw("oddities/a/sealed", sealed), raw("oddities/b/sealed", sealed),
 		raw("clusterroles/a", `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"a"}}`),
 		raw("namespaces/a", `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a","uid":"ns"}}`),
@@ -137,7 +142,7 @@ func TestNothingIsLeftOutOfANamespace(t *testing.T) {
 		}
 		slices.Sort(got)
 		want := []string{
-			"example.com/things/a/t", "example.com/things/a/u", "namespaces/a", "novelties/a/n", "pods/a/p", "pods/a/p/q",
+			"example.com/things/a/t", "example.com/things/a/u", "example.com/wides/a/w", "namespaces/a", "novelties/a/n", "pods/a/p", "pods/a/p/q",
 			"secrets/a/broken", "secrets/a/sealed", "services/endpoints/a/s", "services/specs/a/s",
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
@@ -150,7 +155,7 @@ func TestNothingIsLeftOutOfANamespace(t *testing.T) {
 			t.Errorf("the last step is %+v", last)
 		}
 		held, _ := sum.Held.Largest(0)
-		if len(held) != 5 || held[0] != (Share{"example.com/x on endpoints", 1}) {
+		if len(held) != 6 || held[0] != (Share{"example.com/x on endpoints", 1}) {
 			t.Errorf("held by %v", held)
 		}
 	}
@@ -160,13 +165,22 @@ func TestNothingIsLeftOutOfANamespace(t *testing.T) {
 func TestContentsOnly(t *testing.T) {
 	t.Parallel()
 	w := made(t, thing{key: prefix + "configmaps/a/kube-root-ca.crt", kind: "v1 ConfigMap"}, thing{key: prefix + "configmaps/a/mine", kind: "v1 ConfigMap"},
+		thing{key: prefix + "configmaps/b/kube-root-ca.crt", kind: "v1 ConfigMap"},
 		thing{key: prefix + "namespaces/a", kind: "v1 Namespace"}, thing{key: prefix + "serviceaccounts/a/default", kind: "v1 ServiceAccount"})
+	gone := func(name string) filter.Selection {
+		sel := wholly(name)
+		sel.Contents.Only = true
+		return sel
+	}
 	sel := wholly("a")
 	whole, _ := w.planned(w.request(sel))
 	sel.Contents.Only = true
 	sum, lines := w.planned(w.request(sel))
 	if diff := cmp.Diff([]string{"0 content configmaps/a/mine"}, order(lines)); diff != "" || sum.Kept != 2 {
 		t.Errorf("kept %d (-want +got):\n%s", sum.Kept, diff)
+	}
+	if sum, lines := w.planned(w.request(gone("b"))); len(lines) != 1 || sum.Kept != 0 {
+		t.Errorf("where the Namespace is gone, nothing makes them again: %v, %d kept", order(lines), sum.Kept)
 	}
 	if whole.Steps != 4 || whole.Kept != 0 {
 		t.Errorf("with the Namespace %d steps, %d kept", whole.Steps, whole.Kept)

@@ -262,17 +262,17 @@ func TestUnreadableOwnerIsNamedButNotPlanned(t *testing.T) {
 // TestBlockedOwnerIsNotPlanned: it gets no step and is not said to have one.
 func TestBlockedOwnerIsNotPlanned(t *testing.T) {
 	t.Parallel()
-	const ns = prefix + "namespaces/default"
-	w := made(t, thing{key: ns, kind: "v1 Namespace", labels: "app=x"},
-		thing{key: prefix + "configmaps/default/m", kind: "v1 ConfigMap", labels: "app=x", owners: []codec.Owner{owner("v1 Namespace", ns)}})
-	for _, sel := range []filter.Selection{{Namespace: "default"}, {Labels: "app=x"}} {
+	const pv = prefix + "persistentvolumes/pv"
+	w := made(t, thing{key: pv, kind: "v1 PersistentVolume", labels: "app=x"},
+		thing{key: prefix + "configmaps/a/m", kind: "v1 ConfigMap", labels: "app=x", owners: []codec.Owner{owner("v1 PersistentVolume", pv)}})
+	for _, sel := range []filter.Selection{{Namespace: "a"}, {Labels: "app=x"}} {
 		req := w.request(sel)
 		req.WithOwners = true
 		sum, lines := w.planned(req)
 		if len(lines) != 1 || len(sum.Blocked) != 1 || sum.Blocked[0].Count != 1 {
 			t.Errorf("%v: steps %v, blocked %v", sel, order(lines), sum.Blocked)
 		}
-		compareMakers(t, []LiveOwner{maker("namespace", "", "default", 1, false)}, sum.Makers)
+		compareMakers(t, []LiveOwner{maker("persistentvolume", "", "pv", 1, false)}, sum.Makers)
 	}
 }
 

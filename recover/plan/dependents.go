@@ -88,7 +88,10 @@ func (b *builder) addDependents(ctx context.Context) error {
 	names := b.planned.places(b.gone)
 	d := &dependents{builder: b}
 	err := b.Filter.Candidates(ctx, b.Source, names, b.Whole, func(o filter.Object) error {
-		if len(o.Head.Meta.Owners) == 0 || o.Head.Err != nil {
+		if o.Head.Err != nil {
+			return d.unread(ctx, o)
+		}
+		if len(o.Head.Meta.Owners) == 0 {
 			return nil
 		}
 		d.waiting = append(d.waiting, o)
@@ -125,6 +128,20 @@ func (d *dependents) flush(ctx context.Context) error {
 	return nil
 }
 
+// unread counts an object that may be a dependent, but whose value does not say
+// so, unless selecting it has counted it.
+func (d *dependents) unread(ctx context.Context, o filter.Object) error {
+	if r := o.Key.Resource; r == nil || r.Internal || d.contents.Holds(o.Key.Namespace) {
+		return nil
+	}
+	decision, err := d.Filter.Judge(ctx, o)
+	if err == nil && decision == filter.Drop {
+		d.sum.Undecided++
+		d.Filter.Unread(o)
+	}
+	return err
+}
+
 // goes reports whether a reference names what is planned.
 func (d *dependents) goes(ref filter.Ref) bool {
 	return d.planned.uids.Has("", ref.UID) || d.planned.uids.Has(ref.Namespace, ref.UID)
@@ -158,6 +175,10 @@ func (d *dependents) judge(ctx context.Context, o filter.Object) error {
 		d.sum.Shared++
 	}
 	if through == nil {
+		return nil
+	}
+	if isNamespace(o) {
+		d.sum.leave(o.Key.Name)
 		return nil
 	}
 	s := step(o, Dependent, "owned by "+filter.OwnerRef{Group: through.Group(), Kind: through.Kind, Name: through.Name}.String())

@@ -3,6 +3,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -124,6 +125,66 @@ func TestDependentsOfClusterScopedObjects(t *testing.T) {
 	sum, _ := w.planned(req)
 	if sum.Dependents != 4 {
 		t.Errorf("%d dependents of 4", sum.Dependents)
+	}
+}
+
+// TestNamespaceIsNeverTakenAlong, as a dependent or as an owner: its own key
+// alone would leave behind what is in it.
+func TestNamespaceIsNeverTakenAlong(t *testing.T) {
+	t.Parallel()
+	const kindTenant, kindNamespace = "rbac.authorization.k8s.io/v1 ClusterRole", "v1 Namespace"
+	w := made(t,
+		thing{key: prefix + "clusterroles/tenant", kind: kindTenant},
+		controlled("namespaces/a", kindNamespace, kindTenant, "clusterroles/tenant"),
+		controlled("configmaps/a/c", "v1 ConfigMap", kindNamespace, "namespaces/a"),
+		thing{key: prefix + "configmaps/a/other", kind: "v1 ConfigMap"})
+	req := w.request(filter.Selection{Resource: "clusterroles.rbac.authorization.k8s.io", Names: []string{"tenant"}})
+	req.WithDependents = true
+	sum, lines := w.planned(req)
+	if diff := cmp.Diff([]string{"0 selected clusterroles/tenant", "1 dependent configmaps/a/c"}, order(lines)); diff != "" {
+		t.Errorf("as a dependent (-want +got):\n%s", diff)
+	}
+	if sum.Spaces != 1 || !slices.Equal(sum.LeftSpaces, []string{"a"}) {
+		t.Errorf("left %d: %v", sum.Spaces, sum.LeftSpaces)
+	}
+	only := wholly("a")
+	only.Contents.Only = true
+	for _, sel := range []filter.Selection{{Resource: "configmaps", Namespace: "a", Names: []string{"c"}}, only} {
+		req = w.request(sel)
+		req.WithOwners = true
+		sum, lines = w.planned(req)
+		if lines[0].Step.Role != Owner || slices.ContainsFunc(lines, func(l line) bool { return l.Step.Resource == "namespace" }) {
+			t.Errorf("%v, as an owner: %v", sel, order(lines))
+		}
+		compareMakers(t, []LiveOwner{maker("clusterrole", "", "tenant", 1, true), maker("namespace", "", "a", 1, false)}, sum.Makers)
+	}
+}
+
+// TestUnreadableIsNotDecided: what may be a dependent is counted, unless it is
+// selected, or was counted before.
+func TestUnreadableIsNotDecided(t *testing.T) {
+	t.Parallel()
+	sealed := func(key string, rev int64) *mvccpb.KeyValue {
+		return &mvccpb.KeyValue{Key: []byte(prefix + key), Value: []byte("k8s:enc:aescbc:v1:key1:\x00"), CreateRevision: rev, ModRevision: rev, Version: 1}
+	}
+	w := &world{t, keyspace.FromFile(archive(t, time.Time{}, nil, []*mvccpb.KeyValue{
+		thing{key: prefix + "jobs/a/j", kind: kindJob}.entry(1), sealed("secrets/a/s", 2), sealed("secrets/b/s", 3), sealed("jobs/a/k", 4),
+	}))}
+	for _, test := range []struct {
+		sel  filter.Selection
+		want int64
+	}{
+		{filter.Selection{Resource: "jobs.batch", Namespace: "a", Names: []string{"j"}}, 2},
+		{filter.Selection{Resource: "jobs.batch", Labels: "!x"}, 2},
+		{filter.Selection{Namespace: "a"}, 0},
+		{wholly("a"), 0},
+	} {
+		req := w.request(test.sel)
+		req.WithDependents = true
+		sum, _ := w.planned(req)
+		if reasons, _ := req.Filter.WhyUndecided(); sum.Undecided != test.want || (len(reasons) == 1) != (test.want > 0) {
+			t.Errorf("%v: %d not decided, %v", test.sel, sum.Undecided, reasons)
+		}
 	}
 }
 

@@ -205,6 +205,9 @@ func (p *ownerPlan) flush(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			if isNamespace(*o) && p.contents != nil && (p.contents.Only || !p.contents.Holds(o.Key.Name)) {
+				d = filter.Drop
+			}
 			o.KV.Value, o.Plain = nil, nil
 			owners[string(o.KV.Key)] = judged{*o, d, v}
 		}
@@ -226,7 +229,7 @@ func (p *ownerPlan) plan(m ownerAt, o judged) error {
 	switch {
 	case o.KV == nil:
 		return fmt.Errorf("%s: it was there a moment ago, at the same revision", m.name)
-	case kubelet(o.Object), o.Head.Err != nil && o.Decision != filter.Keep:
+	case kubelet(o.Object), o.Decision != filter.Keep && (isNamespace(o.Object) || o.Head.Err != nil):
 		p.left.offer(m)
 		return nil
 	}
@@ -285,6 +288,13 @@ func (b *builder) liveOwners(ctx context.Context, makers []ownerAt) ([]LiveOwner
 // kubelet reports whether an owner is a Node: its kubelet makes static pods
 // again, and it is never deleted for them.
 func kubelet(o filter.Object) bool { return o.Key.Resource.String() == "nodes" }
+
+// isNamespace reports whether an object is a Namespace. Its own key alone is
+// never deleted for what else it owns, or is owned by: what is in it would stay
+// behind, where its delete by an API server takes all of that along.
+func isNamespace(o filter.Object) bool {
+	return o.Key.Resource != nil && o.Key.Resource.String() == "namespaces"
+}
 
 // largest keeps the MostMakers owners that make most.
 type largest struct {

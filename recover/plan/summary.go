@@ -89,6 +89,10 @@ type Summary struct {
 	Kept       int64 // in those namespaces, but made in every one that there is
 	Dependents int64 // steps of what selected objects own
 	Shared     int64 // owned by selected objects and by others, which stay: left alone
+	// Spaces are Namespaces that selected objects own, which are left: they
+	// go with what is in them, or not at all. LeftSpaces are the first of them.
+	Spaces     int64
+	LeftSpaces []string
 
 	MakersTotal   int64 // owners that still exist
 	MakersPlanned int64 // of them those that the plan deletes
@@ -102,6 +106,16 @@ type Summary struct {
 	Owned      int64 // steps whose objects have owners
 	// DifferingKeys names the first of Differing.
 	DifferingKeys []string
+}
+
+// maxLeftSpaces is how many Namespaces a Summary names.
+const maxLeftSpaces = 20
+
+// leave counts a Namespace that stays.
+func (s *Summary) leave(namespace string) {
+	if s.Spaces++; len(s.LeftSpaces) < maxLeftSpaces {
+		s.LeftSpaces = append(s.LeftSpaces, namespace)
+	}
 }
 
 func newSummary() *Summary {

@@ -212,8 +212,12 @@ func (d *deletion) describeContents(pv *preview) {
 	if sum.Shared > 0 {
 		pv.notes = append(pv.notes, objects(sum.Shared)+" owned by others too, which stay: left alone, as the garbage collector does")
 	}
+	if sum.Spaces > 0 {
+		pv.notes = append(pv.notes, d.leftSpaces(sum))
+	}
 	if d.inv.Bool(flagWithDependents) {
 		pv.add("dependents", sum.Dependents)
+		pv.add("leftNamespaces", sum.Spaces)
 	}
 	if d.sel.Contents == nil {
 		if d.sel.Resource == "namespaces" && sum.Steps > 0 {
@@ -241,6 +245,18 @@ func (d *deletion) describeContents(pv *preview) {
 	if d.sel.Contents.Only && sum.Steps > 0 {
 		pv.notes = append(pv.notes, "the Namespaces themselves stay (--"+flagContentsOnly+")")
 	}
+}
+
+// leftSpaces says how the Namespaces go that are dependents.
+func (d *deletion) leftSpaces(sum *plan.Summary) string {
+	words := ""
+	for _, name := range sum.LeftSpaces[:min(len(sum.LeftSpaces), topFew)] {
+		words += " " + quoteWord(name)
+	}
+	if more := sum.Spaces - int64(min(len(sum.LeftSpaces), topFew)); more > 0 {
+		words += fmt.Sprintf(" … (%s more)", term.Count(more))
+	}
+	return fmt.Sprintf("%s owned by these is left, to go with what is in it or not at all: etcd-rescue delete namespace%s", term.Plural(sum.Spaces, "Namespace"), words)
 }
 
 // terminating reports whether one of the namespaces is being deleted.

@@ -89,6 +89,11 @@ func (d *deletion) onePass(ctx context.Context, pass int) (more bool, err error)
 		return false, err
 	}
 	for _, p := range d.parts {
+		if p.plan != nil {
+			p.job.report.await(p.plan) // if another part ends it before, this is not begun
+		}
+	}
+	for _, p := range d.parts {
 		if p.plan == nil {
 			continue
 		}
@@ -258,8 +263,8 @@ func (d *deletion) showBoth(events, last *job, err error) error {
 	}
 	w := writer{d.inv.Streams.Out, width(d.inv.Streams.OutWidth)}
 	w.line("In the etcd of the events:")
-	if err := events.show(nil); err != nil {
-		return err
+	if showErr := events.show(err); showErr != nil {
+		return showErr
 	}
 	w.line("")
 	w.line("In the main etcd:")

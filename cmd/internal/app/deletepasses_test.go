@@ -6,10 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-rescue/etcd-rescue/recover/apply"
+	"github.com/etcd-rescue/etcd-rescue/recover/plan"
 )
 
 const (
@@ -106,5 +110,33 @@ func TestDeleteEndsAFlood(t *testing.T) {
 				t.Errorf("%d pods are left", left)
 			}
 		})
+	}
+}
+
+// TestPlanThatWasNotBegunRemains: where the plan of another etcd ended it
+// before, the report counts and names what is still to be done.
+func TestPlanThatWasNotBegunRemains(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "p.plan.jsonl")
+	out, err := plan.Create(path, plan.Header{Operation: operationDelete})
+	if err == nil {
+		err = errors.Join(out.Add(0, "pod", plan.Step{Action: plan.Delete, Key: runawayPods + "p", ModRevision: 1}), out.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := plan.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	r := &runReport{}
+	r.await(p)
+	if r.begun() || r.lastRemaining() != 1 || r.plan != path {
+		t.Errorf("before: begun %v, %d remain of %q", r.begun(), r.lastRemaining(), r.plan)
+	}
+	r.add(p, &apply.Result{Steps: 1, Counts: apply.Counts{apply.Deleted: 1}})
+	if !r.begun() || r.lastRemaining() != 0 {
+		t.Errorf("after: begun %v, %d remain", r.begun(), r.lastRemaining())
 	}
 }

@@ -270,6 +270,10 @@ func (pv *preview) maker(w writer, m plan.LiveOwner) {
 	}
 	if pv.commands != nil {
 		w.line("    delete it first: %s", pv.commands(m))
+		if m.Resource == "namespace" {
+			w.line("    that takes all that is in it along, so that --with-owners leaves it")
+			return
+		}
 		w.line("    or in one go:    add --with-owners")
 	}
 }
@@ -285,7 +289,7 @@ func (pv *preview) order(w writer, verb string) {
 	w.line("")
 	w.line("Order")
 	for i, st := range pv.sum.Stages {
-		w.line("  %d. %s %s", i+1, verb, term.Plural(st.Steps, st.What))
+		w.line("  %d. %s %s", i+1, verb, kinds(st.Steps, st.What))
 	}
 	w.line("First of them")
 	for _, s := range pv.sum.First {
@@ -293,6 +297,19 @@ func (pv *preview) order(w writer, verb string) {
 	}
 	w.more(pv.sum.Steps - int64(len(pv.sum.First)))
 	w.line("")
+}
+
+// kinds is a number of objects of a kind: "2 jobs.batch.volcano.sh".
+func kinds(n int64, what string) string {
+	word, group, grouped := strings.Cut(what, ".")
+	text := term.Count(n) + " " + word
+	if word != "endpoints" {
+		text = term.Plural(n, word)
+	}
+	if grouped {
+		text += "." + group
+	}
+	return text
 }
 
 func (pv *preview) cost(w writer) {

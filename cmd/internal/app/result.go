@@ -25,6 +25,7 @@ type runReport struct {
 	present int64 // undo: were there before it began
 	differ  int64 // undo: there with other bytes before it began
 	notes   []string
+	ahead   int64  // steps of an approved plan that was not begun yet
 	goOn    string // the command that deletes what the bound left, "" for none
 }
 
@@ -44,8 +45,11 @@ type leftover struct {
 
 func (r *runReport) add(p *plan.Plan, result *apply.Result) {
 	r.passes = append(r.passes, passReport{absolute(p.Path()), result})
-	r.plan = absolute(p.Path())
+	r.plan, r.ahead = absolute(p.Path()), 0
 }
+
+// await notes a plan that is to be carried out.
+func (r *runReport) await(p *plan.Plan) { r.plan, r.ahead = absolute(p.Path()), p.Trailer().Steps }
 
 // retries is how often a change was tried again.
 func (r *runReport) retries() (n int64) {
@@ -78,8 +82,8 @@ func (r *runReport) count(o apply.Outcome) int64 {
 
 // lastRemaining is what the last pass did not begin.
 func (r *runReport) lastRemaining() int64 {
-	if len(r.passes) == 0 {
-		return 0
+	if r.ahead > 0 || len(r.passes) == 0 {
+		return r.ahead
 	}
 	return r.passes[len(r.passes)-1].result.Remaining()
 }

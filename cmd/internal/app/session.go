@@ -152,6 +152,11 @@ func (s *session) connect(ctx context.Context) error {
 	if len(found.EventsEndpoints) > 0 {
 		s.events, s.eventsSource, err = s.dial(ctx, found.Settings, found.EventsEndpoints)
 	}
+	if err == nil && s.events != nil && s.sameStore() {
+		s.inv.say("note: the etcd for events is the main one")
+		s.events.Close()
+		s.events, s.eventsSource = nil, nil
+	}
 	return err
 }
 
