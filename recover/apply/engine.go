@@ -45,6 +45,7 @@ type engine struct {
 	result    *Result
 	budget    *budget
 	ownerLeft bool
+	held      map[string]bool // namespaces in which something that was to go is left
 
 	writes, reads silence
 	bare          sync.Mutex // held by the one delete without a guard
@@ -71,8 +72,8 @@ func newEngine(ctx context.Context, r Run, steps int64) *engine {
 	e := &engine{
 		Run: r, result: &Result{Steps: steps}, budget: newBudget(r.Options),
 		batches: make(chan batch), work: make(chan item, batchSteps),
-		now:    keyspace.Current(r.Store, keyspace.Options{Timeout: r.Timeout, Kine: r.Kine}),
-		leases: map[int64]int64{}, granted: map[int64]clientv3.LeaseID{},
+		now:  keyspace.Current(r.Store, keyspace.Options{Timeout: r.Timeout, Kine: r.Kine}),
+		held: map[string]bool{}, leases: map[int64]int64{}, granted: map[int64]clientv3.LeaseID{},
 	}
 	e.ctx, e.stop = context.WithCancelCause(ctx)
 	return e
@@ -240,6 +241,9 @@ func (e *engine) record(it item, d decision) {
 		e.result.Problems = append(e.result.Problems, Problem{it.step, d.outcome, d.why})
 	}
 	e.ownerLeft = e.ownerLeft || (d.outcome == Failed && it.step.Role == plan.Owner)
+	if it.step.Role == plan.Content && (d.outcome == Failed || d.outcome == Skipped) {
+		e.held[it.step.Namespace] = true
+	}
 	err := e.budget.add(d.outcome == Failed, d.why)
 	e.mu.Unlock()
 	if e.Observer != nil {

@@ -48,11 +48,24 @@ func (e *engine) decided(it item) (d decision, over bool) {
 	switch {
 	case it.kv == nil:
 		return decision{outcome: Gone}, true
+	case e.holds(it.step):
+		return decision{outcome: Skipped, why: "something in it is left, which would be an orphan without it"}, true
 	case it.kv.ModRevision == it.step.ModRevision:
 		return decision{}, false
 	}
 	outcome, why := e.judge(context.WithoutCancel(e.ctx), it.step, it.kv)
 	return decision{outcome: outcome, why: why}, outcome != Deleted
+}
+
+// holds tells whether a step is a Namespace that was to go after its contents,
+// and some of them are left. Namespaces are the last stage.
+func (e *engine) holds(s plan.Step) bool {
+	if s.Resource != "namespace" {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.held[s.Name]
 }
 
 // readAll reads the present bytes of sorted keys.
