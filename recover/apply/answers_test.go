@@ -2,6 +2,7 @@ package apply_test
 
 import (
 	"context"
+	"errors"
 	"math"
 	"strings"
 	"sync"
@@ -207,7 +208,7 @@ func TestGuardIsLeftOutOnlyUnderNoSpaceAndOnlyIfAllowed(t *testing.T) {
 		t.Errorf("not allowed: %v, stopped by %v", result.Counts, result.Stopped)
 	}
 	// Allowed, but another error.
-	r.Unguarded = true
+	r.Unguarded = counted(podCount + 1 + 1)
 	r.Store = &faulty{Client: s.Client, fault: func(int) (error, bool) { return rpctypes.ErrRequestTooLarge, false }}
 	s.execute(r, p)
 	if len(s.all()) != len(s.before) {
@@ -219,6 +220,33 @@ func TestGuardIsLeftOutOnlyUnderNoSpaceAndOnlyIfAllowed(t *testing.T) {
 	wantCounts(t, s.execute(r, p), map[apply.Outcome]int64{apply.Deleted: podCount + 1})
 	if bare.most != 1 || s.revision() != from+podCount+1 {
 		t.Errorf("%d at a time, %d revisions", bare.most, s.revision()-from)
+	}
+	if r.Unguarded.Load() != 1 {
+		t.Errorf("%d more are allowed, want 1", r.Unguarded.Load())
+	}
+	s.mustHoldAll(a)
+}
+
+func counted(n int64) *atomic.Int64 {
+	var c atomic.Int64
+	c.Store(n)
+	return &c
+}
+
+// TestNoMoreIsDeletedUnguardedThanAllowed: also when NOSPACE came after the
+// run had begun, which nobody could count beforehand.
+func TestNoMoreIsDeletedUnguardedThanAllowed(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	p, a := s.plan(), s.archive()
+	r := s.run(a)
+	r.Store, r.Unguarded = &bareStore{Client: s.Client}, counted(5)
+	result := s.execute(r, p)
+	if deleted := len(s.before) - len(s.all()); deleted != 5 || result.Counts[apply.Deleted] != 5 || r.Unguarded.Load() != 0 {
+		t.Errorf("%d are gone, %v, %d more are allowed", deleted, result.Counts, r.Unguarded.Load())
+	}
+	if !errors.Is(result.Stopped, apply.ErrOldNoSpace) {
+		t.Errorf("stopped by %v, want ErrOldNoSpace", result.Stopped)
 	}
 	s.mustHoldAll(a)
 }
@@ -259,7 +287,7 @@ func TestUnguardedDeleteKeepsWhatItDeleted(t *testing.T) {
 				}
 			}
 			r := s.chaosRun(nil, keys)
-			r.Archive, r.Unguarded, r.InFlight = a, true, 1
+			r.Archive, r.Unguarded, r.InFlight = a, counted(1000), 1
 			r.Store = &bareStore{Client: s.Client, before: func(k string) {
 				if (tt.before && k == keys[0]) || (!tt.before && k == key) {
 					change()
@@ -376,5 +404,62 @@ func TestLeaseThatEndedIsGrantedAgain(t *testing.T) {
 	wantCounts(t, result, map[apply.Outcome]int64{apply.Created: 1})
 	if now := s.all()[key]; now == nil || now.Lease == 0 || result.Retries != 1 {
 		t.Errorf("the key is %v after %d retries", now, result.Retries)
+	}
+}
+
+// silentGrants is a store that never answers a grant.
+type silentGrants struct{ *clientv3.Client }
+
+func (silentGrants) Grant(context.Context, int64) (*clientv3.LeaseGrantResponse, error) {
+	return nil, status.Error(codes.Unavailable, "gone")
+}
+
+func TestGrantsWithoutAnswersStopTheRun(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	a := s.archive()
+	kv := &mvccpb.KeyValue{Key: []byte(prefix + "events/team/leased"), Value: []byte("value"), ModRevision: 5, CreateRevision: 5, Version: 1, Lease: 0x1234}
+	if err := a.Append(0, []*mvccpb.KeyValue{kv}, map[int64]int64{kv.Lease: 3600}); err != nil {
+		t.Fatal(err)
+	}
+	f := reopened(t, a)
+	p, _ := s.undoPlan(true, f)
+	r := undoRun(s, f)
+	var clock atomic.Int64
+	r.Now = func() time.Time { return time.Unix(clock.Add(10), 0) }
+	r.Store = silentGrants{s.Client}
+	if result := s.execute(r, p); !errors.Is(result.Stopped, apply.ErrSilent) {
+		t.Errorf("stopped by %v, want ErrSilent", result.Stopped)
+	}
+}
+
+// silentJudge never gets an answer, and counts how often it was asked.
+type silentJudge struct{ asked atomic.Int64 }
+
+func (j *silentJudge) StillMeant(context.Context, plan.Step, *mvccpb.KeyValue) (bool, string, error) {
+	j.asked.Add(1)
+	return false, "", context.DeadlineExceeded
+}
+
+// TestNothingIsJudgedOnceTheRunStopped: a store that is dead is not asked again
+// for each object of a batch, which would keep an interrupted run for hours.
+func TestNothingIsJudgedOnceTheRunStopped(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	p := s.plan()
+	for key, kv := range s.before {
+		if strings.HasPrefix(key, podsPrefix) {
+			if _, err := s.Put(t.Context(), key, string(kv.Value)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := s.run(s.archive())
+	judge := &silentJudge{}
+	var clock atomic.Int64
+	r.Judge, r.Now = judge, func() time.Time { return time.Unix(clock.Add(10), 0) }
+	result := s.execute(r, p)
+	if !errors.Is(result.Stopped, apply.ErrSilent) || judge.asked.Load() > 10 || result.Counts[apply.Failed] != 0 {
+		t.Errorf("stopped by %v after %d judgements, %v", result.Stopped, judge.asked.Load(), result.Counts)
 	}
 }

@@ -12,6 +12,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -82,10 +83,11 @@ type Options struct {
 	Timeout  time.Duration // for one request, 10 s
 	Kine     bool          // the store is kine, where only whole prefixes are right ranges
 	Strict   bool          // skip what changed instead of judging it again
-	// Unguarded allows a delete that an etcd before 3.4.20 or 3.5.7 refuses
-	// under the NOSPACE alarm to be sent without its guard: the key is read
-	// again, and deleted if it is what was archived, one at a time.
-	Unguarded bool
+	// Unguarded is how many deletes that an etcd before 3.4.20 or 3.5.7
+	// refuses under the NOSPACE alarm may be sent without their guard: the
+	// key is read again, and deleted if it is what was archived, one at a
+	// time. It is counted down, so that runs can share it; nil: none.
+	Unguarded *atomic.Int64
 	Prefix    string // no key outside it is touched
 	// Retries is how often a step is tried again after answers that leave
 	// its outcome open, 8. While no answers come at all it is tried until

@@ -18,6 +18,7 @@ import (
 
 	"github.com/etcd-rescue/etcd-rescue/codec"
 	"github.com/etcd-rescue/etcd-rescue/recover/apply"
+	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 )
@@ -214,6 +215,32 @@ func TestKeyThatChangesUnderTheTransaction(t *testing.T) {
 	}
 }
 
+// TestMadeAnewAfterAnAmbiguousAnswer: the delete without an answer was made, and
+// the object that is there now is another one.
+func TestMadeAnewAfterAnAmbiguousAnswer(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	p, a, key := s.plan(), s.archive(), firstPod(s)
+	r := s.run(a)
+	r.InFlight = 1
+	r.Store = &faulty{Client: s.Client, fault: func(n int) (error, bool) {
+		if n == 2 { // after the Job
+			return rpctypes.ErrTimeout, true
+		}
+		return nil, false
+	}}
+	r.Backoff = func(ctx context.Context, _ int) error {
+		_, err := s.Put(ctx, key, string(otherUID(s.before[key].Value)))
+		return err
+	}
+	result := s.execute(r, p)
+	wantCounts(t, result, map[apply.Outcome]int64{apply.Deleted: podCount + 1})
+	if result.Resolved != 1 || s.all()[key] == nil {
+		t.Errorf("%d resolved; the new object is there: %v", result.Resolved, s.all()[key] != nil)
+	}
+	s.mustHoldAll(a)
+}
+
 // changeAfter calls change right after the n-th batch is archived.
 type changeAfter struct {
 	*snapshots.Archive
@@ -309,6 +336,36 @@ func TestOwnersThatCannotGoKeepTheirObjects(t *testing.T) {
 	if len(s.all()) != len(s.before) {
 		t.Error("something was deleted")
 	}
+}
+
+// TestNamespaceStaysWhileSomethingIsLeftInIt: without its key that would be an
+// orphan.
+func TestNamespaceStaysWhileSomethingIsLeftInIt(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	sel := filter.Selection{Resource: "namespaces", Names: []string{"ops-tools"}, Contents: &filter.Contents{Namespaces: []string{"ops-tools"}}}
+	p := s.planOf(sel, false)
+	key := firstPod(s)
+	if _, err := s.Put(t.Context(), key, string(s.before[key].Value)); err != nil {
+		t.Fatal(err)
+	}
+	a := s.archive()
+	r := s.run(a)
+	r.Judge = s.judge(sel)
+	r.Strict = true
+	result := s.execute(r, p)
+	left := s.all()
+	const namespace = "/registry/namespaces/ops-tools"
+	if result.Counts[apply.Skipped] != 2 || left[key] == nil || left[namespace] == nil {
+		t.Errorf("%v; the pod is left: %v, its namespace: %v", result.Counts, left[key] != nil, left[namespace] != nil)
+	}
+	r.Strict = false
+	result = s.execute(r, p)
+	left = s.all()
+	if result.Counts[apply.Deleted] != 2 || left[key] != nil || left[namespace] != nil {
+		t.Errorf("again: %v; the pod is left: %v, its namespace: %v", result.Counts, left[key] != nil, left[namespace] != nil)
+	}
+	s.mustHoldAll(a)
 }
 
 func TestRunThatOnlyFailsStops(t *testing.T) {

@@ -16,8 +16,8 @@ func (t *try) delete() decision {
 		var d decision
 		over := true
 		switch {
-		case err != nil && classify(err) == noSpace && t.Unguarded:
-			d, over = t.unguarded()
+		case err != nil && classify(err) == noSpace && t.Unguarded != nil:
+			d, over = t.unguarded(err)
 		case err != nil:
 			d, over = t.failed(err)
 		case a.done:
@@ -48,6 +48,9 @@ func (t *try) changed(now *mvccpb.KeyValue) (d decision, over bool) {
 	if now.ModRevision == t.it.kv.ModRevision {
 		return decision{outcome: Failed, why: "this kine takes the key for another one, so it cannot be deleted here"}, true
 	}
+	if t.unsure && now.CreateRevision > t.it.kv.ModRevision {
+		return decision{outcome: Deleted}, true // and made anew: as in absent
+	}
 	if outcome, why := t.judge(t.ctx, t.it.step, now); outcome != Deleted {
 		return decision{outcome: outcome, why: why}, true
 	}
@@ -70,7 +73,7 @@ func (t *try) changed(now *mvccpb.KeyValue) (d decision, over bool) {
 // such delete is in flight at a time. It is sent again only where the answer
 // says that it was not applied: one that is on its way still might hit a key
 // that was made anew.
-func (t *try) unguarded() (d decision, over bool) {
+func (t *try) unguarded(refusal error) (d decision, over bool) {
 	t.bare.Lock()
 	defer t.bare.Unlock()
 	now, err := t.read(t.it.step.Key)
@@ -82,6 +85,10 @@ func (t *try) unguarded() (d decision, over bool) {
 		return t.absent(0), true
 	case now.ModRevision != t.it.kv.ModRevision:
 		return t.changed(now)
+	}
+	if t.Unguarded.Add(-1) < 0 {
+		t.Unguarded.Add(1)
+		return t.failed(refusal)
 	}
 	resp, err := t.bareDelete()
 	switch {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
@@ -50,9 +49,8 @@ type engine struct {
 	writes, reads silence
 	bare          sync.Mutex // held by the one delete without a guard
 
-	leaseMu sync.Mutex
-	leases  map[int64]int64            // TTLs looked up for the archive
-	granted map[int64]clientv3.LeaseID // new lease by old one
+	ttls    once // of leases, looked up for the archive
+	granted once // new lease by old one
 }
 
 const (
@@ -73,7 +71,7 @@ func newEngine(ctx context.Context, r Run, steps int64) *engine {
 		Run: r, result: &Result{Steps: steps}, budget: newBudget(r.Options),
 		batches: make(chan batch), work: make(chan item, batchSteps),
 		now:  keyspace.Current(r.Store, keyspace.Options{Timeout: r.Timeout, Kine: r.Kine}),
-		held: map[string]bool{}, leases: map[int64]int64{}, granted: map[int64]clientv3.LeaseID{},
+		held: map[string]bool{},
 	}
 	e.ctx, e.stop = context.WithCancelCause(ctx)
 	return e

@@ -265,7 +265,9 @@ func (j *JournalFile) Close(result *Result) error {
 		}
 		err = j.add(end)
 	}
-	err = errors.Join(err, j.Flush())
+	if e := j.Flush(); err == nil { // else it is the same
+		err = e
+	}
 	for _, end := range []func() error{j.file.Sync, j.file.Close} {
 		if e := end(); e != nil {
 			err = errors.Join(err, fmt.Errorf("%w: %w", ErrJournal, e))

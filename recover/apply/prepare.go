@@ -32,7 +32,11 @@ func (e *engine) prepare(steps []item) ([]item, error) {
 	for _, it := range steps {
 		if it.step.Action != plan.Put {
 			it.kv = now[it.step.Key]
-			if d, over := e.decided(it); over {
+			d, over := e.decided(it)
+			if e.ctx.Err() != nil { // nothing of this batch is begun
+				return nil, context.Cause(e.ctx)
+			}
+			if over {
 				it.kv = nil
 				e.record(it, d)
 				continue
@@ -53,7 +57,7 @@ func (e *engine) decided(it item) (d decision, over bool) {
 	case it.kv.ModRevision == it.step.ModRevision:
 		return decision{}, false
 	}
-	outcome, why := e.judge(context.WithoutCancel(e.ctx), it.step, it.kv)
+	outcome, why := e.judge(e.ctx, it.step, it.kv)
 	return decision{outcome: outcome, why: why}, outcome != Deleted
 }
 
@@ -137,28 +141,6 @@ func (e *engine) archive(stage int, items []item) error {
 		kv.Value = nil // a delete needs the revision only
 	}
 	return nil
-}
-
-// ttl looks up a lease, also after an interrupt: a step that is begun is
-// finished.
-func (e *engine) ttl(lease int64) (int64, error) {
-	e.leaseMu.Lock()
-	defer e.leaseMu.Unlock()
-	ttl, known := e.leases[lease]
-	if known || e.Leases == nil {
-		return ttl, nil
-	}
-	err := e.persist(context.WithoutCancel(e.ctx), func() (err error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(e.ctx), e.Timeout)
-		defer cancel()
-		ttl, err = e.Leases.GrantedTTL(ctx, lease)
-		return err
-	})
-	if err != nil {
-		return 0, fmt.Errorf("look up lease %x: %w", lease, err)
-	}
-	e.leases[lease] = ttl
-	return ttl, nil
 }
 
 // judge decides on a key that is not as the plan saw it. Deleted means that

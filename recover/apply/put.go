@@ -47,7 +47,7 @@ func (t *try) putOnce(kv *mvccpb.KeyValue) (answer, error) {
 	}
 	a, err := t.guarded(t.it.step.ModRevision, clientv3.OpPut(t.it.step.Key, string(kv.Value), clientv3.WithLease(lease)))
 	if _, known := answerOf(err); err != nil && oneOf(known, rpctypes.ErrGRPCLeaseNotFound) {
-		t.forget(t.it.step.Lease, lease)
+		t.granted.forget(t.it.step.Lease, int64(lease))
 	}
 	return a, err
 }
@@ -101,33 +101,4 @@ func (e *engine) bytesOf(s plan.Step) (*mvccpb.KeyValue, error) {
 		return nil, fmt.Errorf("%s: the source has another object at position %s", s, s.Position)
 	}
 	return kv, nil
-}
-
-// lease grants a new lease, once for all objects that shared one.
-func (e *engine) lease(ctx context.Context, s plan.Step) (clientv3.LeaseID, error) {
-	if s.Lease == 0 {
-		return clientv3.NoLease, nil
-	}
-	e.leaseMu.Lock()
-	defer e.leaseMu.Unlock()
-	if id, ok := e.granted[s.Lease]; ok {
-		return id, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, e.Timeout)
-	defer cancel()
-	resp, err := e.Store.Grant(ctx, s.LeaseTTL)
-	if err != nil {
-		return 0, fmt.Errorf("grant a lease of %d s: %w", s.LeaseTTL, err)
-	}
-	e.granted[s.Lease] = resp.ID
-	return resp.ID, nil
-}
-
-// forget drops a granted lease that has ended meanwhile.
-func (e *engine) forget(old int64, id clientv3.LeaseID) {
-	e.leaseMu.Lock()
-	defer e.leaseMu.Unlock()
-	if e.granted[old] == id {
-		delete(e.granted, old)
-	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -34,7 +35,8 @@ func TestEveryEtcdUnderNoSpace(t *testing.T) {
 				if !errors.Is(result.Stopped, apply.ErrOldNoSpace) || result.Counts[apply.Deleted] != 0 {
 					t.Errorf("with the guard: %v, stopped by %v", result.Counts, result.Stopped)
 				}
-				r.Unguarded = true
+				r.Unguarded = new(atomic.Int64)
+				r.Unguarded.Store(podCount + 1)
 			}
 			from := s.revision()
 			wantCounts(t, s.execute(r, p), map[apply.Outcome]int64{apply.Deleted: podCount + 1})

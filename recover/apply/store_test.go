@@ -117,18 +117,23 @@ func selectionOf(names ...string) filter.Selection {
 // plan makes a plan that deletes the pods, and their Job before them.
 func (s *store) plan() *plan.Plan {
 	s.t.Helper()
-	f, owners, src := s.filter(selection())
+	p := s.planOf(selection(), true)
+	if n := p.Trailer().Steps; n != podCount+1 {
+		s.t.Fatalf("plan has %d steps, want %d", n, podCount+1)
+	}
+	return p
+}
+
+func (s *store) planOf(sel filter.Selection, withOwners bool) *plan.Plan {
+	s.t.Helper()
+	f, owners, src := s.filter(sel)
 	path := filepath.Join(s.t.TempDir(), "plan.jsonl")
 	w, err := plan.Create(path, plan.Header{Operation: "delete", Prefix: prefix})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	sum, err := plan.Deletes(s.t.Context(), plan.Request{Source: src, Filter: f, Owners: owners, Prefix: prefix, WithOwners: true}, w)
-	if err != nil {
+	if _, err := plan.Deletes(s.t.Context(), plan.Request{Source: src, Filter: f, Owners: owners, Prefix: prefix, WithOwners: withOwners}, w); err != nil {
 		s.t.Fatal(err)
-	}
-	if sum.Steps != podCount+1 {
-		s.t.Fatalf("plan has %d steps, want %d", sum.Steps, podCount+1)
 	}
 	if err := w.Close(); err != nil {
 		s.t.Fatal(err)
@@ -151,10 +156,14 @@ func (s *store) archive() *snapshots.Archive {
 	return a
 }
 
+func (s *store) judge(sel filter.Selection) plan.Judge {
+	f, _, _ := s.filter(sel)
+	return plan.Judge{Filter: f, Guard: f.Guard(keyspace.Current(s.Client, keyspace.Options{Timeout: time.Minute}))}
+}
+
 func (s *store) run(a apply.Archive) apply.Run {
-	f, _, _ := s.filter(selection())
 	return apply.Run{
-		Store: s.Client, Archive: a, Judge: plan.Judge{Filter: f, Guard: f.Guard(keyspace.Current(s.Client, keyspace.Options{Timeout: time.Minute}))},
+		Store: s.Client, Archive: a, Judge: s.judge(selection()),
 		Options: apply.Options{Prefix: prefix, Backoff: func(context.Context, int) error { return nil }},
 	}
 }

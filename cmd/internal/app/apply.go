@@ -2,8 +2,9 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
 	"github.com/etcd-rescue/etcd-rescue/codec"
+	"github.com/etcd-rescue/etcd-rescue/recover/apply"
 	"github.com/etcd-rescue/etcd-rescue/recover/filter"
 	"github.com/etcd-rescue/etcd-rescue/recover/keyspace"
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
@@ -158,7 +160,7 @@ func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) e
 		return err
 	}
 	if err := copyFile(p.Path(), j.planPath(h.Pass)); err != nil {
-		return fmt.Errorf("save the plan beside its archive: %w", err)
+		return fmt.Errorf("%w: save the plan beside it: %w", apply.ErrArchive, err)
 	}
 	result, err := j.carryOut(ctx, p, judge)
 	j.report.finished(j.inv.Now())
@@ -175,15 +177,30 @@ func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) e
 }
 
 // besidePlan goes on with the archive that lies beside the plan, unless the
-// operator names another folder.
+// operator names another folder. Undoing the run takes both archives then.
 func (j *job) besidePlan(p *plan.Plan) {
-	if j.inv.IsSet(flagArchiveDir) {
+	dir := filepath.Dir(absolute(p.Path()))
+	beside := filepath.Join(dir, filepath.Base(j.archivePath()))
+	if dir == j.dir || !mayBeArchive(beside) {
 		return
 	}
-	dir := filepath.Dir(absolute(p.Path()))
-	if _, err := os.Stat(filepath.Join(dir, filepath.Base(j.archivePath()))); err == nil {
-		j.dir = dir
+	if j.inv.IsSet(flagArchiveDir) {
+		j.report.earlier = beside
+		return
 	}
+	j.dir = dir
+}
+
+// mayBeArchive tells whether a file is an archive, also one that cannot be read
+// now. What a run leaves that is killed while making it is none.
+func mayBeArchive(path string) bool {
+	f, err := snapshots.Open(path, snapshots.Options{})
+	if err != nil {
+		return !errors.Is(err, snapshots.ErrNotDB) && !errors.Is(err, fs.ErrNotExist)
+	}
+	defer f.Close()
+	_, ok := f.Archive()
+	return ok
 }
 
 // openSource opens a file that puts take their bytes from, and makes sure that

@@ -135,7 +135,7 @@ func TestPlanThatWasNotBegunRemains(t *testing.T) {
 	if r.begun() || r.lastRemaining() != 1 || r.plan != path {
 		t.Errorf("before: begun %v, %d remain of %q", r.begun(), r.lastRemaining(), r.plan)
 	}
-	r.add(p, &apply.Result{Steps: 1, Counts: apply.Counts{apply.Deleted: 1}})
+	r.add(path, &apply.Result{Steps: 1, Counts: apply.Counts{apply.Deleted: 1}})
 	if !r.begun() || r.lastRemaining() != 0 {
 		t.Errorf("after: begun %v, %d remain", r.begun(), r.lastRemaining())
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -58,11 +59,24 @@ func (s *session) newJob(ctx context.Context, r *codec.Resource, run, verb strin
 		return nil, err
 	}
 	_, client, etcd := s.sourceFor(r)
+	s.allowUnguarded()
 	return &job{
 		s: s, inv: s.inv, client: client, etcd: etcd, uid: uid, run: run, dir: dir, verb: verb, plane: plane,
 		pacer:  pace.pacer(plane.served(), lagging{client}),
 		report: &runReport{run: run, cluster: uid, started: s.inv.Now()},
 	}, nil
+}
+
+// allowUnguarded begins to count what --unsafe-unguarded allows for all that
+// the command does.
+func (s *session) allowUnguarded() {
+	if s.unguarded != nil || !s.inv.has(flagUnsafeUnguarded) {
+		return
+	}
+	if n := s.inv.Int64(flagUnsafeUnguarded); n > 0 {
+		s.unguarded = new(atomic.Int64)
+		s.unguarded.Store(n)
+	}
 }
 
 // clusterUID is the identity that plans and archives carry. A store without
@@ -117,10 +131,10 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 		Total: p.Trailer().Steps, Verb: j.verb, Past: past, Quiet: j.inv.Bool(flagQuiet), JSON: j.inv.json(), Now: j.inv.Now,
 	})
 	run := apply.Run{
-		Store: j.client, Leases: leases{j.client}, Sources: j.sources, Judge: judge, Observer: observer{progress},
+		Store: j.client, Leases: j.leases(), Sources: j.sources, Judge: judge, Observer: observer{progress},
 		Options: apply.Options{
 			Pacer: j.pacer, Prefix: j.s.reader.Prefix, Timeout: min(j.s.timeout, 10*time.Second), Kine: j.s.options(j.client).Kine,
-			Strict: j.inv.has(flagStrict) && j.inv.Bool(flagStrict), Unguarded: j.unguarded() > 0,
+			Strict: j.inv.has(flagStrict) && j.inv.Bool(flagStrict), Unguarded: j.s.unguarded,
 		},
 	}
 	if j.archive != nil {
@@ -142,19 +156,44 @@ func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*ap
 	watching.Wait()
 	unhook()
 	progress.Finish()
-	err = errors.Join(err, journal.Close(result))
+	err = errors.Join(err, closeJournal(journal, result))
 	if result != nil {
-		j.report.add(p, result)
+		j.report.add(j.resumable(p), result)
 	}
 	return result, err
 }
 
+// closeJournal ends a journal. An error of it goes with the reason why the run
+// was stopped, unless that is the same.
+func closeJournal(journal *apply.JournalFile, result *apply.Result) error {
+	err := journal.Close(result)
+	switch {
+	case err == nil || result == nil || result.Stopped == nil:
+		return err
+	case errors.Is(result.Stopped, apply.ErrJournal):
+		return nil
+	}
+	return errors.Join(result.Stopped, err)
+}
+
+// resumable is the path of the plan to go on with: its copy beside the archive,
+// by which apply finds the archive again from any folder. Where an earlier
+// archive lies beside the plan itself, that one finds both.
+func (j *job) resumable(p *plan.Plan) string {
+	if j.report.earlier != "" {
+		return absolute(p.Path())
+	}
+	return j.planPath(p.Header().Pass)
+}
+
 // watchPace lets an adaptive pace follow the members, and says in the progress
-// why it is slow, until ctx ends.
+// why it is slow, until ctx ends. Without a pace the progress only shows that
+// nothing gets done when nothing does.
 func (j *job) watchPace(ctx context.Context, progress *term.Progress) *sync.WaitGroup {
 	var watching sync.WaitGroup
-	if j.pacer == nil {
-		return &watching
+	why := func() string { return "" }
+	if j.pacer != nil {
+		why = j.pacer.Why
 	}
 	if adaptive, ok := j.pacer.(*apply.Adaptive); ok {
 		watching.Go(func() { adaptive.Run(ctx) })
@@ -165,7 +204,7 @@ func (j *job) watchPace(ctx context.Context, progress *term.Progress) *sync.Wait
 		for {
 			select {
 			case <-tick.C:
-				progress.Note(j.pacer.Why())
+				progress.Note(why())
 			case <-ctx.Done():
 				return
 			}
@@ -174,12 +213,13 @@ func (j *job) watchPace(ctx context.Context, progress *term.Progress) *sync.Wait
 	return &watching
 }
 
-// unguarded is how many deletes may go without a guard, where etcd takes none.
+// unguarded is how many deletes may still go without a guard, where etcd takes
+// none.
 func (j *job) unguarded() int64 {
-	if !j.inv.has(flagUnsafeUnguarded) {
+	if j.s.unguarded == nil {
 		return 0
 	}
-	return j.inv.Int64(flagUnsafeUnguarded)
+	return j.s.unguarded.Load()
 }
 
 // openJournal goes on with the journal of this run, or makes it.
@@ -296,6 +336,20 @@ func (s *session) guard(src keyspace.Source, sel filter.Selection, allowed filte
 	return filter.NewGuard(s.reader, src, allowed)
 }
 
+func (j *job) leases() apply.Leases {
+	if j.s.options(j.client).Kine {
+		return kineLeases{}
+	}
+	return leases{j.client}
+}
+
+// kineLeases are no leases: what kine gives for a key's lease is its TTL, and
+// it looks none up (kine, pkg/server/lease.go).
+type kineLeases struct{}
+
+// GrantedTTL implements apply.Leases.
+func (kineLeases) GrantedTTL(_ context.Context, id int64) (int64, error) { return id, nil }
+
 // leases looks up leases in a live etcd.
 type leases struct{ client *clientv3.Client }
 
@@ -326,7 +380,8 @@ func (o observer) Finished(_ plan.Step, outcome apply.Outcome) {
 	}
 }
 
-// copyFile copies a plan beside its archive, unless it stands there already.
+// copyFile copies a plan beside its archive, unless it stands there already. A
+// copy that was cut short, as by a full disk, is replaced.
 func copyFile(from, to string) error {
 	if a, err := filepath.Abs(from); err == nil && a == to {
 		return nil
@@ -336,13 +391,16 @@ func copyFile(from, to string) error {
 		return err
 	}
 	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
-	}
+	out, err := os.CreateTemp(filepath.Dir(to), filepath.Base(to)+".*.tmp") // mode 0600
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Sync(), out.Close())
+	if err = errors.Join(err, out.Sync(), out.Close()); err == nil {
+		err = os.Rename(out.Name(), to)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(out.Name()))
+	}
+	return nil
 }

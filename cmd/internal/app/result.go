@@ -18,6 +18,7 @@ type runReport struct {
 	started time.Time
 	took    time.Duration // without the settle time
 	archive string        // path, "" if nothing was archived
+	earlier string        // path of the same run's archive in another folder, "" for none
 	plan    string        // path of the last pass's plan
 	journal string        // path of what was decided, "" if nothing was begun
 	passes  []passReport
@@ -43,9 +44,9 @@ type leftover struct {
 	others int64 // makers that are not in the list
 }
 
-func (r *runReport) add(p *plan.Plan, result *apply.Result) {
-	r.passes = append(r.passes, passReport{absolute(p.Path()), result})
-	r.plan, r.ahead = absolute(p.Path()), 0
+func (r *runReport) add(plan string, result *apply.Result) {
+	r.passes = append(r.passes, passReport{plan, result})
+	r.plan, r.ahead = plan, 0
 }
 
 // await notes a plan that is to be carried out.
@@ -86,6 +87,15 @@ func (r *runReport) lastRemaining() int64 {
 		return r.ahead
 	}
 	return r.passes[len(r.passes)-1].result.Remaining()
+}
+
+// undone is what the last pass did not begin, or failed to do: what the same
+// plan tries again.
+func (r *runReport) undone() int64 {
+	if len(r.passes) == 0 {
+		return r.lastRemaining()
+	}
+	return r.lastRemaining() + r.passes[len(r.passes)-1].result.Counts[apply.Failed]
 }
 
 // stuck reports that the last pass changed nothing, so another would not
@@ -218,6 +228,9 @@ func (j *job) paths(w writer, err error) {
 	if r.archive != "" {
 		w.line("archive: %s", r.archive)
 	}
+	if r.earlier != "" {
+		w.line("earlier: %s", r.earlier)
+	}
 	if r.plan != "" {
 		w.line("plan:    %s", r.plan)
 	}
@@ -226,7 +239,7 @@ func (j *job) paths(w writer, err error) {
 	}
 	if r.goOn != "" {
 		w.line("go on:   %s", r.goOn)
-	} else if err != nil && r.plan != "" && r.lastRemaining() > 0 {
+	} else if r.plan != "" && r.undone() > 0 {
 		w.line("go on:   %s", j.resumeCommand())
 	}
 	if r.archive != "" {
@@ -235,11 +248,19 @@ func (j *job) paths(w writer, err error) {
 }
 
 func (j *job) undoCommand() string {
-	return "etcd-rescue undo " + quoteWord(j.report.archive) + " --execute" + j.inv.connectionWords()
+	archives := quoteWord(j.report.archive)
+	if j.report.earlier != "" {
+		archives += " " + quoteWord(j.report.earlier)
+	}
+	return "etcd-rescue undo " + archives + " --execute" + j.inv.connectionWords()
 }
 
 func (j *job) resumeCommand() string {
-	return "etcd-rescue apply " + quoteWord(j.report.plan) + " --execute" + j.inv.connectionWords()
+	dir := ""
+	if j.report.earlier != "" {
+		dir = " --" + flagArchiveDir + " " + quoteWord(j.dir)
+	}
+	return "etcd-rescue apply " + quoteWord(j.report.plan) + " --execute" + dir + j.inv.connectionWords()
 }
 
 func (j *job) document(err error) map[string]any {
@@ -280,6 +301,9 @@ func (j *job) document(err error) map[string]any {
 	}
 	if r.goOn != "" {
 		doc["goOn"] = r.goOn
+	}
+	if r.earlier != "" {
+		doc["earlierArchive"] = r.earlier
 	}
 	if r.archive != "" {
 		doc["archive"], doc["undo"] = r.archive, j.undoCommand()

@@ -53,6 +53,46 @@ func TestRealKine(t *testing.T) {
 	}
 }
 
+// TestRealKineDeletesEvents: they hang on leases, which kine looks none up of.
+func TestRealKineDeletesEvents(t *testing.T) {
+	for _, name := range lab.Kines() {
+		t.Run(name, func(t *testing.T) {
+			client, err := clientv3.New(clientv3.Config{Endpoints: []string{lab.Kine(t, name)}, Logger: zap.NewNop()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { client.Close() })
+			const event = "/registry/events/team/leased"
+			lease, err := client.Grant(t.Context(), 3600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for key, value := range map[string]string{
+				"/registry/namespaces/kube-system": `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"kube-system","uid":"11111111-0000-0000-0000-000000000000"}}`,
+				"/registry/namespaces/team":        `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"team","uid":"33333333-0000-0000-0000-000000000000"}}`,
+				event:                              `{"apiVersion":"v1","kind":"Event","metadata":{"name":"leased","namespace":"team","uid":"22222222-0000-0000-0000-000000000000"}}`,
+			} {
+				put := clientv3.OpPut(key, value)
+				if key == event {
+					put = clientv3.OpPut(key, value, clientv3.WithLease(lease.ID))
+				}
+				if _, err := client.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).Then(put).Commit(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f := newForeign(t, client, "")
+			r := f.shell.run(exitDone, executed("delete", "events", "-n", "team", "--max-deletes", "1")...)
+			if now := f.everything(); now.keys[event] != nil {
+				t.Fatal("the event is there")
+			}
+			f.shell.run(exitDone, "undo", find(t, r.out, `^archive: (.*)$`), "--with-leased", "--execute", "--yes", "--rate", "max")
+			if kv := f.everything().keys[event]; kv == nil || kv.Lease != 3600 || string(kv.Value) != string(f.before.keys[event].Value) {
+				t.Errorf("put back is %v", kv)
+			}
+		})
+	}
+}
+
 // startForeign restores the incident into an etcd.
 func startForeign(t *testing.T, release string, quota int64) *foreign {
 	t.Helper()

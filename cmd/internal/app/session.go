@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -45,6 +46,8 @@ type session struct {
 	keys    *encryption.Config // nil: nothing can be decrypted
 	crds    bool               // the catalog knows the custom kinds
 	newest  time.Time
+	// unguarded is how many deletes may still go without a guard; nil: none.
+	unguarded *atomic.Int64
 
 	file *snapshots.File // with --from
 	main *connect.Conn
