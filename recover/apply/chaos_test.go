@@ -199,13 +199,17 @@ func (s *store) chaosRun(c *chaos, keys []string) apply.Run {
 }
 
 // everyFault calls test with each fault at each call, until a run is over
-// before the fault comes.
+// before the fault comes; in short mode at every third.
 func everyFault(t *testing.T, test func(t *testing.T, s *store, kind fault, n int64) (calls int64)) {
 	s := newStore(t)
+	step := int64(1)
+	if testing.Short() {
+		step = 3
+	}
 	for kind := failBefore; kind < faultKinds; kind++ {
 		t.Run(kind.String(), func(t *testing.T) { // one after another, in one store
 			s := &store{s.Client, t, s.before}
-			for n := int64(1); ; n++ {
+			for n := int64(1); ; n += step {
 				if test(t, s, kind, n) < n {
 					if n < chaosPods {
 						t.Errorf("a run has only %d calls", n-1)

@@ -39,7 +39,11 @@ func checkWalk(t testing.TB, keys []string, r Range, limit int) *index {
 func TestRandomShapes(t *testing.T) {
 	t.Parallel()
 	keys, visits, requests, full := 0, 0, 0, 0
-	for seed := range uint64(2000) {
+	seeds := uint64(2000)
+	if testing.Short() {
+		seeds = 200
+	}
+	for seed := range seeds {
 		m := newMaker(seed)
 		dir := dirs[m.IntN(len(dirs))]
 		all := m.keys(dir, 400)

@@ -95,7 +95,10 @@ func placed(m maker, i, most int) (dir string, keys []string) {
 // while others write.
 func TestRandomShapesOfEtcd(t *testing.T) {
 	t.Parallel()
-	const shapes = 2000
+	shapes := 2000
+	if testing.Short() {
+		shapes = 200
+	}
 	client := etcd(t)
 	var all []string
 	for i := range shapes {
