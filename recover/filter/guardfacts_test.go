@@ -6,13 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/klauspost/compress/zstd"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	corev1 "k8s.io/api/core/v1"
 
@@ -23,17 +21,7 @@ import (
 // expectedSecrets are the zoo's Secrets as kubectl shows them.
 func expectedSecrets(t *testing.T) []corev1.Secret {
 	t.Helper()
-	in, err := os.Open("../../testdata/zoo-1.36/expected.tar.zst")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	for files := tar.NewReader(z); ; {
+	for files := tar.NewReader(zooFile(t, "expected.tar.zst")); ; {
 		h, err := files.Next()
 		if err != nil {
 			t.Fatal(err)

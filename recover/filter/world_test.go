@@ -47,19 +47,26 @@ func newWorld(t testing.TB, path string) *world {
 	return w
 }
 
-// zoo is a real cluster with many kinds of objects.
-func zoo(t testing.TB) *world {
+// zooFile opens a compressed file of the zoo.
+func zooFile(t testing.TB, name string) io.Reader {
 	t.Helper()
-	in, err := os.Open("../../testdata/zoo-1.36/snapshot.db.zst")
+	in, err := os.Open("../../testdata/zoo-1.36/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.Close()
+	t.Cleanup(func() { in.Close() })
 	z, err := zstd.NewReader(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer z.Close()
+	t.Cleanup(z.Close)
+	return z
+}
+
+// zoo is a real cluster with many kinds of objects.
+func zoo(t testing.TB) *world {
+	t.Helper()
+	z := zooFile(t, "snapshot.db.zst")
 	path := filepath.Join(t.TempDir(), "zoo.db")
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
