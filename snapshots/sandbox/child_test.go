@@ -104,40 +104,58 @@ func foreignServer(t *testing.T) string {
 	return path
 }
 
+// startParent runs a command of this binary that starts servers in dir, and returns the line in which it tells of them.
+func startParent(t *testing.T, command, dir, server string) (*exec.Cmd, string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], command, dir, server)
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("helper: %q, %v", line, err)
+	}
+	return cmd, line
+}
+
+// killParent kills it and waits until its servers and files are gone.
+func killParent(t *testing.T, cmd *exec.Cmd, dir string, pids ...int) {
+	t.Helper()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	for _, pid := range pids {
+		eventually(t, "the servers end", func() bool { return !running(pid) })
+	}
+	eventually(t, "the directory is empty", func() bool {
+		left, err := os.ReadDir(dir)
+		return err == nil && len(left) == 0
+	})
+}
+
 func TestParentIsKilled(t *testing.T) {
 	t.Parallel()
 	for name, server := range map[string]string{"linked in": "", "other server": foreignServer(t)} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			cmd := exec.CommandContext(t.Context(), os.Args[0], parentCommand, dir, server)
-			if _, err := cmd.StdinPipe(); err != nil {
-				t.Fatal(err)
-			}
-			out, err := cmd.StdoutPipe()
+			cmd, line := startParent(t, parentCommand, dir, server)
+			pid, err := strconv.Atoi(strings.TrimSpace(line))
 			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			line, err := bufio.NewReader(out).ReadString('\n')
-			pid, convErr := strconv.Atoi(strings.TrimSpace(line))
-			if err := errors.Join(err, convErr); err != nil {
 				t.Fatalf("helper: %q, %v", line, err)
 			}
 			if !alive(pid) {
 				t.Fatalf("server %d does not run", pid)
 			}
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			_ = cmd.Wait()
-			eventually(t, "the server ends", func() bool { return !running(pid) })
-			eventually(t, "the directory is empty", func() bool {
-				left, err := os.ReadDir(dir)
-				return err == nil && len(left) == 0
-			})
+			killParent(t, cmd, dir, pid)
 		})
 	}
 }

@@ -54,7 +54,7 @@ type network struct {
 
 // config chooses the port for peers anew for every start: only the proxy has to know it.
 func (n *network) config(sc serverConfig) (*clusterConfig, error) {
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return nil, err
 	}

@@ -1,13 +1,11 @@
 package sandbox
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -378,37 +376,15 @@ func TestClusterParentIsKilled(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			cmd := exec.CommandContext(t.Context(), os.Args[0], clusterCommand, dir, server)
-			if _, err := cmd.StdinPipe(); err != nil {
-				t.Fatal(err)
-			}
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			line, err := bufio.NewReader(out).ReadString('\n')
+			cmd, line := startParent(t, clusterCommand, dir, server)
 			var pids [3]int
-			_, scanErr := fmt.Sscan(line, &pids[0], &pids[1], &pids[2])
-			if err := errors.Join(err, scanErr); err != nil {
+			if _, err := fmt.Sscan(line, &pids[0], &pids[1], &pids[2]); err != nil {
 				t.Fatalf("helper: %q, %v", strings.TrimSpace(line), err)
 			}
 			if !running(pids[0]) || !running(pids[1]) || running(pids[2]) {
 				t.Fatalf("of %v only the third should have ended", pids)
 			}
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-			_ = cmd.Wait()
-			for _, pid := range pids {
-				eventually(t, "the servers end", func() bool { return !running(pid) })
-			}
-			eventually(t, "the directory is empty", func() bool {
-				left, err := os.ReadDir(dir)
-				return err == nil && len(left) == 0
-			})
+			killParent(t, cmd, dir, pids[:]...)
 		})
 	}
 }

@@ -158,7 +158,7 @@ func TestProxyRejects(t *testing.T) {
 func TestProxyTarget(t *testing.T) {
 	t.Parallel()
 	p, _ := startProxy(t, nil)
-	free, err := freePort()
+	free, err := FreePort()
 	if err != nil {
 		t.Fatal(err)
 	}

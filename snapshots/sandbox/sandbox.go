@@ -175,7 +175,7 @@ func (s *Sandbox) serve(ctx context.Context) error {
 	for range startAttempts {
 		port := s.port
 		if port == 0 {
-			if port, err = freePort(); err != nil {
+			if port, err = FreePort(); err != nil {
 				return err
 			}
 		}

@@ -83,9 +83,10 @@ func (c serverConfig) shape() shape {
 	return shape{"http://127.0.0.1:0", peerURL, c.Name + "=" + peerURL, heartbeatMS, electionMS}
 }
 
-// freePort finds a port below the range from which the system takes ports for outgoing connections, so that a
-// restarting server finds its port free.
-func freePort() (int, error) {
+// FreePort finds a port of 127.0.0.1 below the range from which the system takes ports for outgoing connections, so that
+// a restarting server finds its port free. Nothing keeps it: another process may take it before it is used. The error is
+// that of the last of a hundred tries to listen.
+func FreePort() (int, error) {
 	var err error
 	for range 100 {
 		port := 20000 + rand.IntN(12000)

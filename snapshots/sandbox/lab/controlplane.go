@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/etcd-rescue/etcd-rescue/snapshots/sandbox"
 )
 
 // ControlPlaneOptions says what to start.
@@ -88,7 +89,7 @@ func startControlPlane(ctx context.Context, opt ControlPlaneOptions) (*ControlPl
 
 func (c *ControlPlane) start(ctx context.Context) error {
 	var err error
-	if c.port, err = freePort(); err != nil {
+	if c.port, err = sandbox.FreePort(); err != nil {
 		return err
 	}
 	if c.keys, err = newCredentials(c.dir, c.url(c.port)); err != nil {
@@ -146,7 +147,7 @@ func (c *ControlPlane) StartManager(ctx context.Context) error {
 	case c.manager != nil:
 		return nil
 	}
-	port, err := freePort()
+	port, err := sandbox.FreePort()
 	if err != nil {
 		return err
 	}
@@ -219,17 +220,4 @@ func (c *ControlPlane) client() *http.Client {
 		Timeout:   5 * time.Second,
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: c.keys.pool()}, DisableKeepAlives: true},
 	}
-}
-
-// freePort finds a port below the range from which the system takes ports for outgoing connections.
-func freePort() (int, error) {
-	var err error
-	for range 100 {
-		port := 20000 + rand.IntN(12000)
-		var l net.Listener
-		if l, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); err == nil {
-			return port, l.Close()
-		}
-	}
-	return 0, fmt.Errorf("no free port on 127.0.0.1: %w", err)
 }
