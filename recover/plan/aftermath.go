@@ -146,7 +146,7 @@ func clusterRules() []rule {
 			served:  "their kubelets do not register them again before they restart",
 			managed: "after about a minute the pods bound to them are deleted by force, whether or not their containers still run"},
 		{resource: "namespaces", word: "namespace", uncounted: true,
-			served: "what is still in them stays in etcd, where nobody deletes it and nothing can be created, until a Namespace of the same name shows it again"},
+			served: "whatever is left in them, or made there after this was read, stays in etcd, where nobody deletes it and nothing can be created, until a Namespace of the same name shows it again"},
 		{resource: "customresourcedefinitions.apiextensions.k8s.io", word: "customresourcedefinition", uncounted: true,
 			served: "the API of their kinds is gone at once; their objects stay in etcd, and show again when the definition does"},
 		{resource: "apiservices.apiregistration.k8s.io", word: "apiservice", uncounted: true,
