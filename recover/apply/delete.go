@@ -59,9 +59,10 @@ func (t *try) changed(now *mvccpb.KeyValue) (d decision, over bool) {
 		t.stop(err)
 		return decision{outcome: Failed, why: err.Error()}, true
 	}
-	if t.attempt >= t.Retries {
+	if t.counted >= t.Retries {
 		return t.gaveUp(), true
 	}
+	t.counted++
 	t.attempt++
 	t.retried()
 	return decision{}, false

@@ -96,6 +96,7 @@ func (e *engine) readAll(keys []string) (now map[string]*mvccpb.KeyValue, err er
 // persist reads again and again while the store does not answer, as long as a
 // change would be tried.
 func (e *engine) persist(ctx context.Context, read func() error) error {
+	counted := 0 // attempts that failed while others were answered
 	for attempt := 0; ; attempt++ {
 		err := read()
 		if err != nil && !transient(err) {
@@ -105,7 +106,13 @@ func (e *engine) persist(ctx context.Context, read func() error) error {
 		if err == nil || (e.ctx.Err() != nil && attempt > 0) {
 			return err
 		}
-		if e.Backoff(ctx, attempt) != nil || (attempt >= e.Retries && !e.reads.lasts()) {
+		if e.Backoff(ctx, attempt) != nil {
+			return err
+		}
+		if !e.reads.lasts() {
+			counted++
+		}
+		if counted > e.Retries {
 			return err
 		}
 	}

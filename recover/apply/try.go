@@ -18,6 +18,8 @@ type try struct {
 	ctx     context.Context
 	it      item
 	attempt int
+	// counted are the attempts that failed while others were answered.
+	counted int
 	// unsure is set once an answer has left open whether the change was made.
 	unsure bool
 	last   error
@@ -150,7 +152,10 @@ func (t *try) again() bool {
 	if t.Backoff(t.ctx, t.attempt) != nil {
 		return false
 	}
-	if t.attempt >= t.Retries && !t.writes.lasts() {
+	if !t.writes.lasts() {
+		t.counted++
+	}
+	if t.counted > t.Retries {
 		return false
 	}
 	if t.Pacer != nil {
