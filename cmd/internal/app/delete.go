@@ -33,8 +33,8 @@ func deleteCommand() *command {
 			"What makes other objects goes before what it makes. It plans again until nothing is left, waits (--settle) and says whether it stopped. " +
 			"The report names the archive and the command that undoes it. Namespaces go with everything in them, of every resource, and last.",
 		examples: []string{
-			"etcd-rescue delete pods -n ops-tools --owner job/error-ret",
-			"etcd-rescue delete pods -n ops-tools --owner job/error-ret --with-owners --execute",
+			"etcd-rescue delete pods -n reports --owner job/nightly",
+			"etcd-rescue delete pods -n reports --owner job/nightly --with-owners --execute",
 			"etcd-rescue delete pods -A --phase Failed --older-than 2d --plan failed.jsonl",
 			"etcd-rescue delete cronjob report -n ops-tools --with-dependents --execute",
 			"etcd-rescue delete namespace ops-tools --execute",
