@@ -99,7 +99,9 @@ func inspectArchive(path string, lockTimeout time.Duration) (ArchiveInfo, error)
 		return ArchiveInfo{}, err
 	}
 	info, ok := f.Archive()
-	if !ok {
+	if f.Compressed() {
+		err = fmt.Errorf("%w that can be appended to: %q is compressed", ErrNotArchive, path)
+	} else if !ok {
 		err = fmt.Errorf("%w: %q", ErrNotArchive, path)
 	} else {
 		err = f.Check(context.Background())

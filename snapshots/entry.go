@@ -82,6 +82,22 @@ func (f *fields) set(num protowire.Number, v int64) {
 	}
 }
 
+// size is how many bytes etcd encodes the same in.
+func (f *fields) size() int {
+	n := 0
+	for _, b := range [][]byte{f.key, f.value} {
+		if len(b) > 0 {
+			n += 1 + protowire.SizeBytes(len(b))
+		}
+	}
+	for _, v := range []int64{f.create, f.mod, f.version, f.lease} {
+		if v != 0 {
+			n += 1 + protowire.SizeVarint(uint64(v))
+		}
+	}
+	return n
+}
+
 // keyOf is the key of an encoded KeyValue that is not odd, and looks at no more than that.
 func keyOf(b []byte) (key []byte, ok bool) {
 	if len(b) == 0 || b[0] != keyTag {
@@ -111,7 +127,11 @@ func (f *fields) clone(keysOnly bool) *mvccpb.KeyValue {
 // parse is fields.parse with an error that says where.
 func (f *File) parse(pos Position, value []byte, into *fields) error {
 	if err := into.parse(value); err != nil {
-		return fmt.Errorf("%w: %q: the entry at %s is not a key-value message: %w", ErrDamaged, f.path, pos, err)
+		of := ""
+		if key, ok := keyOf(value); ok {
+			of = fmt.Sprintf(", of %q,", shortKey(key))
+		}
+		return &damage{f.path, fmt.Sprintf("the entry at %s%s is not a key-value message: %v", pos, of, err)}
 	}
 	return nil
 }

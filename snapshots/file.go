@@ -1,8 +1,10 @@
 // Package snapshots reads and writes db files in etcd's own backend format.
 //
 // One reader, [File], serves snapshots as "etcdctl snapshot save" writes them, the raw db file of a stopped member,
-// and archives: the undo record that this program writes before it deletes anything. Reading never changes, creates
-// or repairs a file, and a damaged file gives an error that names it, never a panic, a fault or an endless loop.
+// and archives: the undo record that this program writes before it deletes anything; each of them also compressed with
+// zstd. Reading never changes, creates or repairs a file, and a damaged file gives an error that names it, never a
+// panic, a fault or an endless loop; on request what is sound of it, and what is lost ([File.Damage]). [Verify] checks
+// all that can be checked.
 //
 // One writer, [Archive], appends entries. Its invariant: when [Archive.Append] returns nil, the entries are on disk
 // and survive a crash of the program and of the machine; when it returns an error, every earlier entry still does.
@@ -14,6 +16,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	bolt "go.etcd.io/bbolt"
@@ -36,6 +39,7 @@ type File struct {
 	path      string
 	size      int64
 	db        *bolt.DB // holds the lock
+	file      *os.File // owned by db
 	data      []byte   // the mapped file
 	pages     *pages
 	keys      tree
@@ -44,6 +48,12 @@ type File struct {
 	rev       int64
 	compacted int64
 	archive   *archiveMeta // nil unless this is an archive
+
+	compressed, tolerant bool
+	written              bool // see VerifyOptions
+	losses               losses
+	// onLoss, if set, is told of each page and entry that is lost, and at which byte of the file it stands.
+	onLoss func(bucket string, at int64, err error)
 
 	mu     sync.Mutex
 	newest *index
@@ -68,6 +78,9 @@ func (f *File) Close() error {
 
 // Path is the path that the file was opened with.
 func (f *File) Path() string { return f.path }
+
+// Compressed says whether the file is compressed; everything else that is said of it goes for what it unpacks to.
+func (f *File) Compressed() bool { return f.compressed }
 
 // Size is the length of the file in bytes, hash trailer included.
 func (f *File) Size() int64 { return f.size }
@@ -222,7 +235,12 @@ func (f *File) Get(key string, rev int64) (*mvccpb.KeyValue, error) {
 
 // Find tells where the newest entry of key stands. It is false when the file has none, or when that is a deletion.
 func (f *File) Find(ctx context.Context, key []byte) (pos Position, ok bool, err error) {
-	x, err := f.index(ctx, 0)
+	return f.FindAt(ctx, key, 0)
+}
+
+// FindAt is Find for what [File.Get] would give at revision rev.
+func (f *File) FindAt(ctx context.Context, key []byte, rev int64) (pos Position, ok bool, err error) {
+	x, err := f.index(ctx, rev)
 	if err != nil {
 		return Position{}, false, err
 	}
@@ -311,17 +329,21 @@ func (f *File) decode(value []byte, pos Position) (*mvccpb.KeyValue, error) {
 // position is the revision of an element of bucket "key".
 func (f *File) position(e element) (pos Position, tombstone bool, err error) {
 	if pos, tombstone, err = positionOf(e.key); err != nil {
-		err = fmt.Errorf("%w: %q: %w", ErrDamaged, f.path, err)
+		err = &damage{f.path, err.Error()}
 	}
 	return pos, tombstone, err
 }
 
 // walkKeys goes through bucket "key" in file order. value is valid only during the call.
 func (f *File) walkKeys(ctx context.Context, fn func(pos Position, tombstone bool, at place, value []byte) error) error {
+	var kv fields
 	return f.pages.walk(ctx, f.keys, func(at place, e element) error {
 		pos, tombstone, err := f.position(e)
+		if err == nil && f.tolerant {
+			err = f.readEntry(pos, tombstone, e.value, &kv)
+		}
 		if err != nil {
-			return err
+			return f.loseEntry(at, err)
 		}
 		return fn(pos, tombstone, at, e.value)
 	})

@@ -204,8 +204,9 @@ func TestCompacted(t *testing.T) {
 	}
 }
 
-func TestBumpedRevision(t *testing.T) {
-	t.Parallel()
+// bumped is the db of the zoo as etcdutl restores it with a higher revision.
+func bumped(t testing.TB) string {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
 	err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath: unzstd(t, zooFixture), Name: "s", OutputDataDir: dir,
@@ -215,7 +216,12 @@ func TestBumpedRevision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := open(t, filepath.Join(dir, "member", "snap", "db"))
+	return filepath.Join(dir, "member", "snap", "db")
+}
+
+func TestBumpedRevision(t *testing.T) {
+	t.Parallel()
+	f := open(t, bumped(t))
 	if f.Revision() != 2718 || f.Compacted() != 2718 || f.HasHash() {
 		t.Errorf("revision %d, compacted %d, hash %v", f.Revision(), f.Compacted(), f.HasHash())
 	}
@@ -240,10 +246,6 @@ func TestOpenRefuses(t *testing.T) {
 		}
 		return p
 	}
-	zst, err := os.ReadFile(zooFixture)
-	if err != nil {
-		t.Fatal(err)
-	}
 	other := filepath.Join(dir, "other.db")
 	db, err := bolt.Open(other, 0o600, nil)
 	if err != nil || db.Close() != nil {
@@ -258,7 +260,11 @@ func TestOpenRefuses(t *testing.T) {
 		{"directory", dir, ErrNotDB, "not a regular file"},
 		{"empty", write("empty", nil), ErrNotDB, "is empty"},
 		{"short", write("short", []byte("x")), ErrNotDB, "short"},
-		{"zstd", write("zst", zst), ErrNotDB, "zstd"},
+		{"gzip", write("gz", []byte("\x1f\x8b\x08\x00rest")), ErrNotDB, "compressed with gzip; unpack it first (gunzip)"},
+		{"xz", write("xz", []byte("\xfd7zXZ\x00rest")), ErrNotDB, "compressed with xz"},
+		{"zstd of text", write("text.zst", packed(t, []byte(strings.Repeat("not a database\n", 5000)))), ErrNotDB, "text.zst"},
+		{"zstd of nothing", write("empty.zst", packed(t, nil)), ErrNotDB, "is empty"},
+		{"zstd twice", write("twice.zst", packed(t, packed(t, []byte("x")))), ErrNotDB, "compressed twice"},
 		{"text", write("text", []byte(strings.Repeat("not a database\n", 5000))), ErrNotDB, "text"},
 		{"bbolt of somebody else", other, ErrNotDB, "no bucket \"key\""},
 	} {

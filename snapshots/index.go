@@ -2,6 +2,7 @@ package snapshots
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"sort"
@@ -10,11 +11,14 @@ import (
 // index says where the newest entry of every key at one revision stands. It holds neither keys nor values: some 8 to
 // 22 bytes a key, and 8 more once an ordered read asks for the order.
 type index struct {
-	rev    int64
-	keys   *table // deleted ones, too
-	live   int    // keys that are not deleted
-	odd    bool   // some entry is; see fields
-	sorted []place
+	rev  int64
+	keys *table // deleted ones, too
+	live int    // keys that are not deleted
+	odd  bool   // some entry is; see fields
+	// keyless is where the newest entry without a key stands, 0 if there is none: etcdutl's --bump-revision writes one,
+	// and etcd hashes it as that of the key "". No read gives it.
+	keyless place
+	sorted  []place
 	// unsorted counts the ordered reads that have done without sorted.
 	unsorted int
 }
@@ -174,6 +178,10 @@ func (f *File) viewEntry(at place, into *fields) (Position, error) {
 // all in x and calls fn for those that are no deletions. The fields are valid only during the call.
 func (f *File) pass(ctx context.Context, x *index, fn func(*fields) error) error {
 	return f.backwards(ctx, x.rev, func(at place, tombstone bool, kv *fields) error {
+		if len(kv.key) == 0 {
+			x.keyless = cmp.Or(x.keyless, at)
+			return nil
+		}
 		first, err := x.keys.add(kv.key, at, !tombstone)
 		if err != nil {
 			return fmt.Errorf("read %q: %w", f.path, err)
@@ -190,7 +198,7 @@ func (f *File) pass(ctx context.Context, x *index, fn func(*fields) error) error
 // again is pass with an index that is complete.
 func (f *File) again(ctx context.Context, x *index, fn func(*fields) error) error {
 	return f.backwards(ctx, x.rev, func(at place, tombstone bool, kv *fields) error {
-		if tombstone || !x.keys.holds(kv.key, at) {
+		if tombstone || len(kv.key) == 0 || !x.keys.holds(kv.key, at) {
 			return nil
 		}
 		return fn(kv)
@@ -201,23 +209,22 @@ func (f *File) again(ctx context.Context, x *index, fn func(*fields) error) erro
 func (f *File) backwards(ctx context.Context, rev int64, fn func(at place, tombstone bool, kv *fields) error) error {
 	var kv fields
 	return f.pages.leavesBack(ctx, f.keys, func(p page) error {
-		for i := p.count - 1; i >= 0; i-- {
+		for i := p.count - 1; i >= p.from; i-- {
 			e, err := f.pages.leaf(p, i)
 			if err != nil {
 				return err
 			}
 			pos, tombstone, err := f.position(e)
-			if err != nil {
-				return err
-			}
-			if f.archive == nil && pos.Main > rev {
+			if err == nil && f.archive == nil && pos.Main > rev {
 				continue
 			}
-			if err := f.parse(pos, e.value, &kv); err != nil {
-				return err
+			if err == nil {
+				err = f.readEntry(pos, tombstone, e.value, &kv)
 			}
-			// etcdutl's --bump-revision writes an empty entry.
-			if len(kv.key) == 0 {
+			if err != nil {
+				if err = f.loseEntry(f.pages.placeOf(p, i), err); err != nil {
+					return err
+				}
 				continue
 			}
 			if err := fn(f.pages.placeOf(p, i), tombstone, &kv); err != nil {

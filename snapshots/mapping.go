@@ -29,9 +29,9 @@ func guard(path string, f func() error) (err error) {
 	defer func() {
 		r := recover()
 		if _, fault := r.(interface{ Addr() uintptr }); fault {
-			err = fmt.Errorf("%w: %q: a part of the file is gone or cannot be read", ErrDamaged, path)
+			err = &damage{path, "a part of the file is gone or cannot be read"}
 		} else if r != nil {
-			err = fmt.Errorf("%w: %q: %v", ErrDamaged, path, r)
+			err = &damage{path, fmt.Sprint(r)}
 		}
 	}()
 	return f()

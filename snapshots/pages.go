@@ -41,8 +41,21 @@ type pages struct {
 	data     []byte // the mapped file, hash trailer included; see mapFile
 	path     string
 	pageSize int64
+	meta           // the state that is read
+	other    *meta // the state before it, if the file still says where that is
+
+	// lost, if set, is told of pages that cannot be read, and a walk goes on behind them.
+	lost func(loss)
+	// doubtZeros takes large values for lost that are zero from one page border to the next.
+	doubtZeros bool
+}
+
+// meta is what a sound meta page says: a state of the file.
+type meta struct {
+	id       uint64 // of the meta page
 	limit    uint64 // first page number that is not in use
 	root     uint64
+	freelist uint64
 	txid     uint64
 }
 
@@ -56,7 +69,7 @@ func (ps *pages) placeOf(p page, i int) place {
 
 // viewAt is the element at a place that a walk has found, with the conditions of view.
 func (ps *pages) viewAt(t tree, at place) (element, error) {
-	if t.root == 0 {
+	if t.root == 0 && t.strays == nil {
 		p, err := ps.inlined(t)
 		if err != nil {
 			return element{}, err
@@ -81,6 +94,7 @@ type page struct {
 	id    uint64
 	flags uint16
 	count int
+	from  int // the first element that counts
 	data  []byte
 }
 
@@ -92,49 +106,69 @@ type element struct {
 
 // tree is one bucket: a root page, or the page itself when the bucket is small enough to be stored inline.
 type tree struct {
+	name   string // "" for the list of all buckets
 	root   uint64
 	inline []byte
+	strays []stray // if set, it is these pages, without a root
 }
 
+// damage is what is wrong with a file, and where in it. It wraps [ErrDamaged].
+type damage struct{ path, text string }
+
+func (d *damage) Error() string { return fmt.Sprintf("%v: %q: %s", ErrDamaged, d.path, d.text) }
+func (d *damage) Unwrap() error { return ErrDamaged }
+
 func (ps *pages) damaged(format string, args ...any) error {
-	return fmt.Errorf("%w: %q: %s", ErrDamaged, ps.path, fmt.Sprintf(format, args...))
+	return &damage{ps.path, fmt.Sprintf(format, args...)}
 }
 
 // newPages picks the newer of the two valid meta pages, as bbolt does.
 func newPages(data []byte, path string, pageSize int64) (*pages, error) {
 	ps := &pages{data: data, path: path, pageSize: pageSize}
-	found := false
+	var found []meta
 	err := guard(path, func() error {
-		for from := range min(2, int64(len(data))/pageSize) {
-			if m := data[from*pageSize:]; len(m) >= pageHeaderSize+metaSize {
-				found = ps.useMeta(m[pageHeaderSize:pageHeaderSize+metaSize]) || found
+		for id := range min(2, int64(len(data))/pageSize) {
+			if m, err := ps.metaAt(uint64(id)); err == nil {
+				found = append(found, m)
 			}
 		}
 		return nil
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if !found {
+	case len(found) == 0:
 		return nil, fmt.Errorf("%w: %q has no valid meta page", ErrNotDB, path)
+	case len(found) == 2 && found[1].txid >= found[0].txid:
+		ps.meta, ps.other = found[1], &found[0]
+	case len(found) == 2:
+		ps.meta, ps.other = found[0], &found[1]
+	default:
+		ps.meta = found[0]
 	}
 	return ps, nil
 }
 
-func (ps *pages) useMeta(m []byte) bool {
+// metaAt reads meta page id, with the conditions of view.
+func (ps *pages) metaAt(id uint64) (meta, error) {
+	m := ps.data[min(int64(id)*ps.pageSize, int64(len(ps.data))):]
+	if len(m) < pageHeaderSize+metaSize {
+		return meta{}, ps.damaged("the file ends inside meta page %d", id)
+	}
+	m = m[pageHeaderSize : pageHeaderSize+metaSize]
 	h := fnv.New64a()
 	h.Write(m[:56])
-	txid := binary.NativeEndian.Uint64(m[48:])
-	ok := binary.NativeEndian.Uint32(m) == metaMagic &&
-		binary.NativeEndian.Uint32(m[4:]) == metaVersion &&
-		int64(binary.NativeEndian.Uint32(m[8:])) == ps.pageSize &&
-		binary.NativeEndian.Uint64(m[56:]) == h.Sum64() && txid >= ps.txid
-	if ok {
-		ps.txid = txid
-		ps.root = binary.NativeEndian.Uint64(m[16:])
-		ps.limit = binary.NativeEndian.Uint64(m[40:])
+	if binary.NativeEndian.Uint32(m) != metaMagic || binary.NativeEndian.Uint32(m[4:]) != metaVersion ||
+		int64(binary.NativeEndian.Uint32(m[8:])) != ps.pageSize || binary.NativeEndian.Uint64(m[56:]) != h.Sum64() {
+		return meta{}, ps.damaged("meta page %d is not what its checksum says", id)
 	}
-	return ok
+	return meta{
+		id:       id,
+		root:     binary.NativeEndian.Uint64(m[16:]),
+		freelist: binary.NativeEndian.Uint64(m[32:]),
+		limit:    binary.NativeEndian.Uint64(m[40:]),
+		txid:     binary.NativeEndian.Uint64(m[48:]),
+	}, nil
 }
 
 // view is page id in the mapped file: the caller runs under guard and lets nothing of it out.
@@ -159,13 +193,16 @@ func (ps *pages) view(id uint64) (page, error) {
 }
 
 // read copies page id to where room says, which must be as long as the page.
-func (ps *pages) read(id uint64, room func(p page) []byte) (p page, err error) {
+func (ps *pages) read(id uint64, room func(p page) ([]byte, error)) (p page, err error) {
 	err = guard(ps.path, func() error {
 		p, err = ps.view(id)
 		if err != nil {
 			return err
 		}
-		buf := room(p)
+		buf, err := room(p)
+		if err != nil {
+			return err
+		}
 		copy(buf, p.data)
 		p, err = ps.parse(id, buf)
 		return err
@@ -186,7 +223,25 @@ func (ps *pages) parse(id uint64, data []byte) (page, error) {
 	if pageHeaderSize+p.count*elemSize > len(data) {
 		return p, ps.damaged("page %d claims %d elements", id, p.count)
 	}
+	// A page that claims to be longer than it is would take the pages behind it for its own.
+	if spare := int64(len(data)) - ps.pageSize; id != 0 && spare > 0 && p.end() < uint64(spare) {
+		return p, ps.damaged("page %d claims to be longer than what it holds", id)
+	}
 	return p, nil
+}
+
+// end is where the last element ends.
+func (p page) end() uint64 {
+	if p.count == 0 {
+		return pageHeaderSize
+	}
+	at := uint64(pageHeaderSize + (p.count-1)*elemSize)
+	e := p.data[at:]
+	u := func(i int) uint64 { return uint64(binary.NativeEndian.Uint32(e[i:])) }
+	if p.flags == branchPage {
+		return at + u(0) + u(4)
+	}
+	return at + u(4) + u(8) + u(12)
 }
 
 // slice cuts n bytes out of p, at an offset that is counted from element i.
@@ -246,7 +301,7 @@ func (ps *pages) bucket(name string) (t tree, ok bool, err error) {
 	if e.flags&bucketLeaf == 0 || len(e.value) < bucketHeaderSize {
 		return tree{}, false, ps.damaged("%q is no bucket", name)
 	}
-	t = tree{root: binary.NativeEndian.Uint64(e.value)}
+	t = tree{name: name, root: binary.NativeEndian.Uint64(e.value)}
 	if t.root == 0 {
 		t.inline = bytes.Clone(e.value[bucketHeaderSize:])
 	}
@@ -265,6 +320,9 @@ func (ps *pages) get(t tree, key []byte) (e element, ok bool, err error) {
 }
 
 func (ps *pages) lookup(t tree, key []byte) (e element, ok bool, err error) {
+	if t.strays != nil {
+		return ps.lookupStray(t, key)
+	}
 	id := t.root
 	for range maxDepth {
 		p, err := ps.viewOf(t, id)

@@ -14,8 +14,6 @@ type walker struct {
 	back bool
 	fn   func(at place, e element) error
 	bufs [maxDepth][]byte // one page for each level
-	low  []byte           // no key may be below: the branch key that led here
-	last []byte           // the key met last, and with back no key may be above
 	seen *pageSet
 
 	// For a reader of whole leaf pages: where they are copied to, and who gets them.
@@ -42,8 +40,21 @@ func (s pageSet) add(id, n uint64) bool {
 	return true
 }
 
+func (s pageSet) has(id uint64) bool {
+	return id/64 < uint64(len(s)) && s[id/64]&(1<<(id%64)) != 0
+}
+
+// loss is a page that cannot be read, and all that is below it.
+type loss struct {
+	bucket    string
+	page      uint64
+	low, high []byte // what would be there: keys from low on and below high; nil is without bound
+	err       error  // wraps ErrDamaged
+}
+
 // walk hands every element of t to fn, in key order. Elements are valid only during the call. Every page is read at
-// most once, so a damaged tree ends in an error and never in a loop.
+// most once, so a damaged tree ends in an error and never in a loop. If pages.lost is set it gets the damage, and fn
+// all that is sound: of a page with any mistake, nothing.
 func (ps *pages) walk(ctx context.Context, t tree, fn func(at place, e element) error) error {
 	return ps.walkOnce(ctx, t, ps.newPageSet(), fn)
 }
@@ -55,7 +66,13 @@ func (ps *pages) walkOnce(ctx context.Context, t tree, seen *pageSet, fn func(at
 }
 
 func (w *walker) walk() error {
-	if err := w.descend(w.t.root, 0); err != nil && !errors.Is(err, errStop) {
+	if w.t.strays != nil {
+		if err := w.walkStrays(); err != nil && !errors.Is(err, errStop) {
+			return err
+		}
+		return nil
+	}
+	if err := w.descend(w.t.root, nil, nil, 0); err != nil && !errors.Is(err, errStop) {
 		return err
 	}
 	return nil
@@ -63,19 +80,22 @@ func (w *walker) walk() error {
 
 // page copies page id out of the mapped file.
 func (w *walker) page(id uint64, depth int) (page, error) {
+	if depth == maxDepth {
+		return page{}, w.damaged("the page tree has a loop")
+	}
 	if id == 0 {
 		return w.inlined(tree{inline: bytes.Clone(w.t.inline)})
 	}
-	p, err := w.read(id, func(p page) []byte {
-		if w.room != nil && p.flags == leafPage {
-			return w.room(len(p.data))
+	return w.read(id, func(p page) ([]byte, error) {
+		// Before anything is copied: many pages may claim the same long stretch of the file.
+		if !w.seen.add(id, uint64(len(p.data))/uint64(w.pageSize)) {
+			return nil, w.damaged("page %d is part of the tree twice", id)
 		}
-		return sized(&w.bufs[depth], len(p.data))
+		if w.room != nil && p.flags == leafPage {
+			return w.room(len(p.data)), nil
+		}
+		return sized(&w.bufs[depth], len(p.data)), nil
 	})
-	if err == nil && !w.seen.add(id, uint64(len(p.data))/uint64(w.pageSize)) {
-		err = w.damaged("page %d is part of the tree twice", id)
-	}
-	return p, err
 }
 
 // sized is n bytes of a buffer that is used again and again.
@@ -86,22 +106,34 @@ func sized(buf *[]byte, n int) []byte {
 	return (*buf)[:n]
 }
 
-func (w *walker) descend(id uint64, depth int) error {
+// descend goes through page id, whose keys are from low on and below high.
+func (w *walker) descend(id uint64, low, high []byte, depth int) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	if depth == maxDepth {
-		return w.damaged("the page tree has a loop")
-	}
 	p, err := w.page(id, depth)
-	if err != nil {
-		return err
+	if err == nil {
+		err = w.check(p, low, high)
 	}
-	if p.flags == leafPage {
+	switch {
+	case err != nil && w.lost != nil && errors.Is(err, ErrDamaged):
+		w.lost(loss{w.t.name, id, low, high, err})
+		return nil
+	case err != nil:
+		return err
+	case p.flags == leafPage:
 		return w.elements(p)
 	}
 	for n := range p.count {
-		if err := w.branchAt(p, w.nth(p, n), depth); err != nil {
+		i, end := w.nth(p, n), high
+		key, child, err := w.branch(p, i)
+		if err == nil && i+1 < p.count {
+			end, _, err = w.branch(p, i+1)
+		}
+		if err != nil {
+			return err
+		}
+		if err := w.descend(child, key, end, depth+1); err != nil {
 			return err
 		}
 	}
@@ -116,58 +148,62 @@ func (w *walker) nth(p page, n int) int {
 	return n
 }
 
-// branchAt checks branch keys, too: a search trusts them, so a wrong one would hide entries from it.
-func (w *walker) branchAt(p page, i, depth int) error {
-	key, child, err := w.branch(p, i)
-	if err != nil {
-		return err
+// check looks at all elements of a page. It checks branch keys, too: a search trusts them, so a wrong one would hide
+// entries from it.
+func (w *walker) check(p page, low, high []byte) error {
+	if p.count == 0 && p.flags == branchPage {
+		return w.damaged("branch page %d is empty", p.id)
 	}
-	if !w.back && w.last != nil && bytes.Compare(w.last, key) >= 0 {
-		return w.disorder(p)
-	}
-	w.low = append(w.low[:0], key...)
-	if err := w.descend(child, depth+1); err != nil {
-		return err
-	}
-	if w.back {
-		if w.last != nil && bytes.Compare(w.last, key) < 0 {
-			return w.disorder(p)
+	for i := range p.count {
+		key, err := w.keyAt(p, i)
+		if err != nil {
+			return err
 		}
-		w.last = append(w.last[:0], key...)
+		if c := bytes.Compare(key, low); c < 0 || c == 0 && i > 0 {
+			return w.disorder(p, i)
+		}
+		low = key
+	}
+	if high != nil && p.count > 0 && bytes.Compare(low, high) >= 0 {
+		return w.disorder(p, p.count-1)
+	}
+	if w.doubtZeros && w.pages.zeroed(p) {
+		return w.damaged("page %d holds a large value, a part of which is nothing but zeros: it was never written, unless the object is so", p.id)
 	}
 	return nil
 }
 
-func (w *walker) disorder(p page) error {
-	return w.damaged("the keys of page %d are out of order", p.id)
+func (w *walker) keyAt(p page, i int) ([]byte, error) {
+	if p.flags == branchPage {
+		key, _, err := w.branch(p, i)
+		return key, err
+	}
+	e, err := w.pages.leaf(p, i)
+	return e.key, err
+}
+
+func (w *walker) disorder(p page, i int) error {
+	return w.damaged("the keys of page %d are out of order at its element %d", p.id, i)
 }
 
 func (w *walker) elements(p page) error {
-	for n := range p.count {
+	for n := 0; w.fn != nil && n < p.count; n++ {
 		i := w.nth(p, n)
+		if i < p.from {
+			continue
+		}
 		e, err := w.pages.leaf(p, i)
 		if err != nil {
 			return err
 		}
-		if bytes.Compare(e.key, w.low) < 0 || w.last != nil && !w.follows(e.key) {
-			return w.disorder(p)
-		}
-		w.last = append(w.last[:0], e.key...)
-		if w.fn != nil {
-			if err := w.fn(w.placeOf(p, i), e); err != nil {
-				return err
-			}
+		if err := w.fn(w.placeOf(p, i), e); err != nil {
+			return err
 		}
 	}
 	if w.leaf != nil {
 		w.leaf(p)
 	}
 	return nil
-}
-
-func (w *walker) follows(key []byte) bool {
-	c := bytes.Compare(key, w.last)
-	return c > 0 && !w.back || c < 0 && w.back
 }
 
 const (
