@@ -7,19 +7,16 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
-	"github.com/klauspost/compress/zstd"
 	bolt "go.etcd.io/bbolt"
-	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/restore"
 )
 
 //go:embed fixtures/*.db.zst
@@ -40,7 +37,7 @@ func FixtureFile(ctx context.Context, f Fixture, dir string) (path string, err e
 	}
 	defer in.Close()
 	path = filepath.Join(dir, string(f)+".db")
-	if err := unpack(ctx, in, path); err != nil {
+	if err := restore.Unpack(ctx, in, path); err != nil {
 		return "", fmt.Errorf("fixture %q: %w", f, err)
 	}
 	return path, nil
@@ -56,24 +53,40 @@ func prepare(ctx context.Context, opt Options, dir string, homes ...home) error 
 	if err != nil || src == "" {
 		return err
 	}
-	if err := soundSnapshot(ctx, src); err != nil {
-		return fmt.Errorf("copy of snapshot %q: %w", opt.Snapshot+string(opt.Fixture), err)
-	}
-	if opt.Keep != nil {
-		if err := dropKeys(ctx, src, opt.Keep); err != nil {
-			return fmt.Errorf("drop keys from the copy of the snapshot: %w", err)
-		}
-	}
 	for _, h := range homes {
-		if err := restore(src, h); err != nil {
-			return fmt.Errorf("restore snapshot: %w", err)
+		_, err := restore.Restore(ctx, restore.Options{
+			Snapshot: src, Hash: restore.HashIfThere,
+			DataDir: h.dir, Name: h.member, PeerURLs: []string{h.peerURL}, InitialCluster: h.initial, InitialClusterToken: clusterToken,
+		})
+		if err != nil {
+			return fmt.Errorf("restore snapshot %q: %w", opt.Snapshot+string(opt.Fixture), err)
 		}
+	}
+	if src == opt.Snapshot {
+		return nil
 	}
 	return os.Remove(src)
 }
 
-// source makes our own copy of the snapshot, decompressed.
+// source is the snapshot itself, or our own copy of it, decompressed, if it comes from this program or is to be changed.
 func source(ctx context.Context, opt Options, dir string) (string, error) {
+	if opt.Fixture == "" && opt.Keep == nil {
+		return opt.Snapshot, nil
+	}
+	path, err := ownCopy(ctx, opt, dir)
+	if err != nil || path == "" || opt.Keep == nil {
+		return path, err
+	}
+	if err := soundSnapshot(ctx, path); err != nil {
+		return "", fmt.Errorf("copy of snapshot %q: %w", opt.Snapshot+string(opt.Fixture), err)
+	}
+	if err := dropKeys(ctx, path, opt.Keep); err != nil {
+		return "", fmt.Errorf("drop keys from the copy of the snapshot: %w", err)
+	}
+	return path, nil
+}
+
+func ownCopy(ctx context.Context, opt Options, dir string) (string, error) {
 	if opt.Fixture != "" {
 		return FixtureFile(ctx, opt.Fixture, dir)
 	}
@@ -86,94 +99,23 @@ func source(ctx context.Context, opt Options, dir string) (string, error) {
 	}
 	defer in.Close()
 	path := filepath.Join(dir, "source.db")
-	if err := unpack(ctx, in, path); err != nil {
+	if err := restore.Unpack(ctx, in, path); err != nil {
 		return "", fmt.Errorf("read snapshot %q: %w", opt.Snapshot, err)
 	}
 	return path, nil
 }
 
-// unpack copies in to a new file and decompresses it if it is zstd.
-func unpack(ctx context.Context, in io.Reader, path string) (err error) {
-	magic := make([]byte, 4)
-	n, err := io.ReadFull(in, magic)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return err
-	}
-	in = io.MultiReader(bytes.NewReader(magic[:n]), in)
-	if bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}) {
-		z, err := zstd.NewReader(in)
-		if err != nil {
-			return err
-		}
-		defer z.Close()
-		in = z
-	}
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, ctxReader{ctx, in})
-	if err = errors.Join(err, out.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
-}
-
-// ctxReader makes a long copy stop when ctx ends.
-type ctxReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r ctxReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
-}
-
-// soundSnapshot checks a snapshot and cuts off its hash. etcd's own restore ends the process on a damaged file.
+// soundSnapshot checks a copy before it is changed, which bbolt does not do, and cuts off its hash.
 func soundSnapshot(ctx context.Context, path string) error {
 	f, err := snapshots.Open(path, snapshots.Options{})
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if f.IsArchive() {
-		return errors.New("this is an archive of deleted objects, from which no etcd can start")
-	}
-	if f.HasHash() {
-		if err := checkHash(ctx, path, f.Size()-sha256.Size); err != nil {
-			return err
-		}
-	}
-	if err := f.Check(ctx); err != nil {
+	if err := restore.Check(ctx, f, restore.HashIfThere); err != nil || !f.HasHash() {
 		return err
 	}
-	if f.HasHash() {
-		return os.Truncate(path, f.Size()-sha256.Size)
-	}
-	return nil
-}
-
-func checkHash(ctx context.Context, path string, n int64) error {
-	in, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	h := sha256.New()
-	if _, err := io.CopyN(h, ctxReader{ctx, in}, n); err != nil {
-		return err
-	}
-	want, err := io.ReadAll(in)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(h.Sum(nil), want) {
-		return fmt.Errorf("%w: it does not match the sha256 at its end", snapshots.ErrDamaged)
-	}
-	return nil
+	return os.Truncate(path, f.Size()-sha256.Size)
 }
 
 // dropKeys removes all revisions of the keys that keep refuses.
@@ -241,22 +183,4 @@ func entomb(b *bolt.Bucket, last []byte) error {
 		return err
 	}
 	return b.Put(append(bytes.Clone(last), 't'), v)
-}
-
-// restore makes a data directory. The hash is gone by now; it was checked when the copy was made.
-func restore(src string, h home) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("etcd panicked: %v", r)
-		}
-	}()
-	return snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
-		SnapshotPath:        src,
-		Name:                h.member,
-		OutputDataDir:       h.dir,
-		PeerURLs:            []string{h.peerURL},
-		InitialCluster:      h.initial,
-		InitialClusterToken: clusterToken,
-		SkipHashCheck:       true,
-	})
 }

@@ -60,6 +60,9 @@ type Options struct {
 	NoFsync bool
 	// QuotaBytes is the space quota of the backend; zero means etcd's default.
 	QuotaBytes int64
+	// Disarm switches off the alarms that the snapshot carries, as soon as the server runs; see Disarmed. A Cluster
+	// does not look at it.
+	Disarm bool
 	// Log takes the server's log; nil discards it. It is written to until Close returns.
 	Log io.Writer
 	// Dir is where the sandbox makes its directory; empty means os.TempDir.
@@ -81,6 +84,7 @@ type Sandbox struct {
 	guard string   // the directory that the child removes, dir or one above it
 	name  string   // of the member
 	net   *network // nil for a server that is no member of a Cluster
+	off   []string // the alarms that were switched off
 
 	mu     sync.Mutex
 	port   int
@@ -149,8 +153,36 @@ func (s *Sandbox) start(ctx context.Context) error {
 	if err := prepare(ctx, s.opt, s.dir, alone); err != nil {
 		return err
 	}
-	return s.serve(ctx)
+	if err := s.serve(ctx); err != nil || !s.opt.Disarm {
+		return err
+	}
+	return s.disarm(ctx)
 }
+
+// disarm switches off all alarms.
+func (s *Sandbox) disarm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	c, err := s.Client(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	list, err := c.AlarmList(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the alarms of the snapshot: %w", err)
+	}
+	for _, a := range list.Alarms {
+		if _, err := c.AlarmDisarm(ctx, (*clientv3.AlarmMember)(a)); err != nil {
+			return fmt.Errorf("switch off the alarm %s of the snapshot: %w", a.Alarm, err)
+		}
+		s.off = append(s.off, a.Alarm.String())
+	}
+	return nil
+}
+
+// Disarmed names the alarms that Options.Disarm has switched off, such as NOSPACE.
+func (s *Sandbox) Disarmed() []string { return s.off }
 
 func (s *Sandbox) newRunner() error {
 	var err error

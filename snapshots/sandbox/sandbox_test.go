@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
+	"github.com/etcd-rescue/etcd-rescue/snapshots/restore"
 )
 
 func TestMain(m *testing.M) {
@@ -262,7 +263,7 @@ func TestReaderAgreesWithEtcd(t *testing.T) {
 	}
 	defer in.Close()
 	plain := filepath.Join(dir, "zoo.db")
-	if err := unpack(t.Context(), in, plain); err != nil {
+	if err := restore.Unpack(t.Context(), in, plain); err != nil {
 		t.Fatal(err)
 	}
 	f, err := snapshots.Open(plain, snapshots.Options{})

@@ -95,11 +95,35 @@ func (c *ControlPlane) start(ctx context.Context) error {
 	if c.keys, err = newCredentials(c.dir, c.url(c.port)); err != nil {
 		return err
 	}
-	args := slices.Concat(c.serverArgs(), c.opt.ServerArgs)
-	if c.server, err = c.run(ctx, "kube-apiserver", args, c.url(c.port)+"/readyz"); err != nil || c.opt.NoManager {
+	if err = c.StartServer(ctx); err != nil || c.opt.NoManager {
 		return err
 	}
 	return c.StartManager(ctx)
+}
+
+// StartServer starts kube-apiserver, unless it runs, always at the same address and with the same credentials, and
+// returns when it says that it is ready.
+func (c *ControlPlane) StartServer(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		return errors.New("start kube-apiserver: the control plane is closed")
+	case c.server != nil:
+		return nil
+	}
+	var err error
+	c.server, err = c.run(ctx, "kube-apiserver", slices.Concat(c.serverArgs(), c.opt.ServerArgs), c.url(c.port)+"/readyz")
+	return err
+}
+
+// StopServer ends kube-apiserver with SIGKILL, if it runs.
+func (c *ControlPlane) StopServer() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.server
+	c.server = nil
+	return p.kill()
 }
 
 func (c *ControlPlane) url(port int) string {

@@ -100,6 +100,17 @@ func TestControlPlane(t *testing.T) {
 	if second == 0 || second == first || ended(second) {
 		t.Errorf("started again, the manager is process %d, before %d", second, first)
 	}
+	if err := c.StopServer(); err != nil {
+		t.Fatal(err)
+	}
+	if now, _ := c.Pids(); now != 0 || !ended(server) {
+		t.Errorf("after its stop the apiserver is process %d", now)
+	}
+	if err := c.StartServer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	reached(t, c)
+	server, _ = c.Pids()
 	for range 2 {
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
@@ -110,6 +121,9 @@ func TestControlPlane(t *testing.T) {
 	}
 	if err := c.StartManager(t.Context()); err == nil {
 		t.Error("a closed control plane starts a manager")
+	}
+	if err := c.StartServer(t.Context()); err == nil {
+		t.Error("a closed control plane starts an apiserver")
 	}
 }
 
