@@ -13,38 +13,63 @@ import (
 type File struct {
 	f   *snapshots.File
 	rev int64
+	at  int64 // the revision that f is asked for, 0 for its newest
 }
 
 // FromFile reads f at its newest revision. The caller keeps f open for as
 // long as the Source is used, and closes it.
 func FromFile(f *snapshots.File) *File { return &File{f: f, rev: f.Revision()} }
 
-// Revision is the newest revision in the file.
+// ErrNoRevisions is returned by FromFileAt for an archive: of each key it holds
+// what was archived, and not what the store was at some revision.
+var ErrNoRevisions = errors.New("an archive has no revisions to choose from")
+
+// FromFileAt reads f as it was at revision rev; 0 means the newest, as
+// [FromFile] reads it. It fails with CompactedError and with FutureError where f
+// does not tell that, and with ErrNoRevisions for an archive. f remembers where
+// things stand at its newest revision and at one other.
+func FromFileAt(f *snapshots.File, rev int64) (*File, error) {
+	switch {
+	case rev == 0:
+		return FromFile(f), nil
+	case f.IsArchive():
+		return nil, ErrNoRevisions
+	}
+	if err := checkRevision(rev, f.Revision()); err != nil {
+		return nil, err
+	}
+	if oldest := f.Compacted(); rev < oldest {
+		return nil, &CompactedError{Revision: rev, Oldest: oldest}
+	}
+	return &File{f: f, rev: rev, at: rev}, nil
+}
+
+// Revision is the newest revision in the file, or that given to FromFileAt.
 func (s *File) Revision() int64 { return s.rev }
 
 // Scan implements Source.
 func (s *File) Scan(ctx context.Context, r Range, keysOnly bool, fn func(*mvccpb.KeyValue) error) error {
 	if keysOnly {
-		return s.f.ScanKeys(ctx, r.Start, r.End, 0, fn)
+		return s.f.ScanKeys(ctx, r.Start, r.End, s.at, fn)
 	}
-	return s.f.Scan(ctx, r.Start, r.End, 0, fn)
+	return s.f.Scan(ctx, r.Start, r.End, s.at, fn)
 }
 
 // ScanUnordered is Scan in no particular order, at the speed of reading the
 // file once from its end to its beginning. The KeyValue and its bytes are fn's
 // only until it returns, and are then used again: fn copies what it keeps.
 func (s *File) ScanUnordered(ctx context.Context, r Range, keysOnly bool, fn func(*mvccpb.KeyValue) error) error {
-	return s.f.Newest(ctx, r.Start, r.End, 0, keysOnly, fn)
+	return s.f.Newest(ctx, r.Start, r.End, s.at, keysOnly, fn)
 }
 
 // Count implements Source.
 func (s *File) Count(ctx context.Context, r Range) (int64, error) {
-	return s.f.Count(ctx, r.Start, r.End, 0)
+	return s.f.Count(ctx, r.Start, r.End, s.at)
 }
 
 // Get implements Source.
 func (s *File) Get(_ context.Context, key string) (*mvccpb.KeyValue, error) {
-	return s.f.Get(key, 0)
+	return s.f.Get(key, s.at)
 }
 
 // GetAll implements Source.
@@ -54,7 +79,7 @@ func (s *File) GetAll(ctx context.Context, keys []string) (map[string]*mvccpb.Ke
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		kv, err := s.f.Get(key, 0)
+		kv, err := s.f.Get(key, s.at)
 		if err != nil {
 			return nil, err
 		}
@@ -110,12 +135,18 @@ type stored struct {
 func (s *File) newest(ctx context.Context, key string, most int) ([]stored, error) {
 	var found []stored
 	err := s.f.Revisions(ctx, key, func(at snapshots.Position, deleted bool) error {
+		if s.at > 0 && at.Main > s.at {
+			return errCut
+		}
 		if len(found)/2 >= most {
 			found = append(found[:0], found[len(found)-most:]...)
 		}
 		found = append(found, stored{at, deleted})
 		return nil
 	})
+	if errors.Is(err, errCut) {
+		err = nil
+	}
 	return found[max(0, len(found)-most):], err
 }
 

@@ -223,6 +223,15 @@ func kineHistory(t *testing.T, k *kine) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+	for value, rev := range map[string]int64{"1": want[2], "2": want[1], "3": want[0]} {
+		src, err := keyspace.PinAt(t.Context(), k, prefix, rev, keyspace.Options{Timeout: timeout, Kine: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all := scan(t, src, keyspace.Prefix(prefix+"configmaps/past/"), false); src.Revision() != rev || len(all) != 1 || all[0].Value != value {
+			t.Errorf("at %d: %v at %d, want %q", rev, all, src.Revision(), value)
+		}
+	}
 }
 
 // TestKineMismatch loses a key from a list: the count tells.

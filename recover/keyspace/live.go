@@ -64,6 +64,36 @@ func Pin(ctx context.Context, kv Getter, prefix string, opt Options) (*Live, err
 	return s, nil
 }
 
+// PinAt is Pin at revision rev of the past. It fails with CompactedError when
+// the store does not hold that any more, and with FutureError when it does not
+// yet; of a Serializable source what counts is what the member holds.
+func PinAt(ctx context.Context, kv Getter, prefix string, rev int64, opt Options) (*Live, error) {
+	s, err := Pin(ctx, kv, prefix, opt)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkRevision(rev, s.rev); err != nil {
+		return nil, err
+	}
+	p := &past{Live: s, key: prefix}
+	if opt.Kine {
+		p.key = prefix + kineHealth
+	}
+	ok, err := p.readable(ctx, rev)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		oldest, err := p.oldest(ctx, rev+1, s.rev)
+		if err != nil {
+			return nil, err
+		}
+		return nil, &CompactedError{Revision: rev, Oldest: oldest}
+	}
+	s.rev = rev
+	return s, nil
+}
+
 // Current returns a Source that is not pinned: every single answer is the
 // newest there is. It is for judging single keys again while they change.
 func Current(kv Getter, opt Options) *Live {
