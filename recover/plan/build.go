@@ -249,7 +249,7 @@ func (b *builder) pass(ctx context.Context, o filter.Object, s Step, v *filter.V
 			}
 		}
 	}
-	return b.order.put(ctx, o, b.word(o), s.warned(v))
+	return b.order.put(ctx, o, wordOf(o), s.warned(v))
 }
 
 // inContents reports whether an owner lies in a namespace that goes as a
@@ -262,8 +262,8 @@ func (b *builder) inContents(ref codec.Owner, namespace string) bool {
 	return known && r.Namespaced
 }
 
-// word is what the stage of an object is called if it holds one kind only.
-func (b *builder) word(o filter.Object) string {
+// wordOf is what the stage of an object is called if it holds one kind only.
+func wordOf(o filter.Object) string {
 	if o.Key.Resource == nil {
 		return "key"
 	}

@@ -63,7 +63,12 @@ type ordering struct {
 	owners *filter.Owners
 	// only is the one resource that is selected, nil if there may be several.
 	// Of one kind alone all stand at one level, unless they own one another.
-	only    *codec.Resource
+	only *codec.Resource
+	// every owner counts, not only controllers: the garbage collector looks at
+	// all of them.
+	every bool
+	// place is the order of a stage, by the resource and the level.
+	place   func(r *codec.Resource, level int) int
 	add     func(order int, what string, s Step) error
 	waiting []ranked
 	known   map[string]int // levels of owners, by key
@@ -81,19 +86,19 @@ type ranked struct {
 const maxKnownLevels = 1 << 13
 
 func newOrdering(owners *filter.Owners, only *codec.Resource, add func(int, string, Step) error) *ordering {
-	return &ordering{owners: owners, only: only, add: add, known: map[string]int{}}
+	return &ordering{owners: owners, only: only, place: orderOf, add: add, known: map[string]int{}}
 }
 
 // put adds a step now or with later ones; flush is called after the last.
 func (o *ordering) put(ctx context.Context, object filter.Object, what string, s Step) error {
 	r := ranked{step: s, what: what, res: object.Key.Resource}
 	for _, ref := range object.Head.Meta.Owners[:min(len(object.Head.Meta.Owners), maxRefs)] {
-		if ref.Controller && o.counts(ref) {
+		if (ref.Controller || o.every) && o.counts(ref) {
 			r.refs = append(r.refs, filter.Ref{Owner: ref, Namespace: object.Key.Namespace})
 		}
 	}
 	if r.refs == nil && o.only != nil {
-		return o.add(orderOf(r.res, level(r.res)), what, s)
+		return o.add(o.place(r.res, level(r.res)), what, s)
 	}
 	o.waiting = append(o.waiting, r)
 	if len(o.waiting) < climbBatch {
@@ -134,7 +139,7 @@ func (o *ordering) flush(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := o.add(orderOf(r.res, at), r.what, r.step); err != nil {
+		if err := o.add(o.place(r.res, at), r.what, r.step); err != nil {
 			return err
 		}
 	}
@@ -162,7 +167,7 @@ func (o *ordering) below(ctx context.Context, own int, refs []filter.Ref, depth 
 			}
 			at = level(owner.Key.Resource)
 			o.known[key] = at // a circle meets it again
-			if at, err = o.below(ctx, at, controllers(owner), depth+1); err != nil {
+			if at, err = o.below(ctx, at, o.above(owner), depth+1); err != nil {
 				return 0, err
 			}
 			o.known[key] = at
@@ -172,11 +177,11 @@ func (o *ordering) below(ctx context.Context, own int, refs []filter.Ref, depth 
 	return own, nil
 }
 
-// controllers are the references of an object to its controllers.
-func controllers(o *filter.Object) (refs []filter.Ref) {
-	for _, ref := range o.Head.Meta.Owners {
-		if ref.Controller && len(refs) < maxRefs {
-			refs = append(refs, filter.Ref{Owner: ref, Namespace: o.Key.Namespace})
+// above are the references of an owner to its own owners, as far as they count.
+func (o *ordering) above(owner *filter.Object) (refs []filter.Ref) {
+	for _, ref := range owner.Head.Meta.Owners {
+		if (ref.Controller || o.every) && len(refs) < maxRefs {
+			refs = append(refs, filter.Ref{Owner: ref, Namespace: owner.Key.Namespace})
 		}
 	}
 	return refs

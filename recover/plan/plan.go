@@ -36,7 +36,7 @@ type Role string
 const (
 	Selected Role = "selected" // the selection matched it
 	Owner    Role = "owner"    // it would make selected objects again
-	Restored Role = "restored" // an archive holds it
+	Restored Role = "restored" // an archive or another file holds it
 	// Content lies in a namespace that goes with everything in it.
 	Content Role = "content"
 	// Dependent is owned by a selected object, directly or not.
@@ -49,7 +49,7 @@ type Step struct {
 	Action Action `json:"action"`
 	Key    string `json:"key"`
 	// ModRevision is the revision that the key must still have; 0 means
-	// that the key must be absent.
+	// that the key must be absent. A put with another one is a replacement.
 	ModRevision int64 `json:"modRevision"`
 	// CreateRevision tells one life of a key from the next where the UID
 	// cannot be read.
@@ -75,6 +75,13 @@ type Step struct {
 	Lease             int64  `json:"lease,omitempty"`    // the lease it had
 	LeaseTTL          int64  `json:"leaseTTL,omitempty"` // seconds, as granted then
 }
+
+// Replaces tells whether the step puts other bytes under a key that is there.
+func (s Step) Replaces() bool { return s.Action == Put && s.ModRevision != 0 }
+
+// Destroys tells whether the step takes bytes away from the store, which are to
+// be archived before.
+func (s Step) Destroys() bool { return s.Action != Put || s.ModRevision != 0 }
 
 // String names the step as a person would: "delete pod ops-tools/error-ret-x".
 func (s Step) String() string {
@@ -103,7 +110,7 @@ type Header struct {
 	// its passes append to. Pass counts from 1.
 	Run       string    `json:"run"`
 	Pass      int       `json:"pass"`
-	Operation string    `json:"operation"` // "delete" or "undo"
+	Operation string    `json:"operation"` // "delete", "undo" or "put-back"
 	Created   time.Time `json:"created"`
 	Command   string    `json:"command"`
 	// ClusterUID is the UID of the kube-system Namespace. ClusterID is

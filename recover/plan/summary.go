@@ -106,6 +106,12 @@ type Summary struct {
 	Owned      int64 // steps whose objects have owners
 	// DifferingKeys names the first of Differing.
 	DifferingKeys []string
+	// Replacing is how many steps put other bytes in the place of what is there,
+	// and ReplacedBytes what that is, which is archived first.
+	Replacing, ReplacedBytes int64
+	// PutWarnings is what steps of a put-back do beyond what they say, the worst
+	// first.
+	PutWarnings []PutWarning
 }
 
 // maxLeftSpaces is how many Namespaces a Summary names.
@@ -217,6 +223,9 @@ func (s *Summary) Add(st Step) {
 	}
 	if st.Owned {
 		s.Owned++
+	}
+	if st.Action == Put && st.ModRevision != 0 {
+		s.Replacing++
 	}
 	if n := len(s.Stages); n > 0 {
 		s.Stages[n-1].Steps++

@@ -32,20 +32,8 @@ const (
 
 type undoBuilder struct {
 	UndoRequest
-	out    *Writer
-	sum    *Summary
-	batch  []undoEntry
-	stages map[int]*undoStage
-}
-
-type undoStage struct {
-	StageInfo
-	first []Step // as many as a Summary names
-}
-
-type entryID struct {
-	source int
-	at     snapshots.Position
+	putter
+	batch []undoEntry
 }
 
 type undoEntry struct {
@@ -56,29 +44,20 @@ type undoEntry struct {
 
 // Undo adds a put for every archived object that is absent from the store, in
 // the archives' own order, which is owners first; before all go Namespaces, then
-// claims, which their volumes must find. The newest archive is undone
-// first, as one undoes a series of actions; where a key occurs twice, its
-// newest bytes count. Objects that are there with identical bytes need no
-// step; those with other bytes are left alone and counted.
+// definitions of custom kinds, then claims, which their volumes must find, and
+// after all the tokens of ServiceAccounts. The newest archive is undone first, as
+// one undoes a series of actions; where a key occurs twice, its newest bytes
+// count. Objects that are there with identical bytes need no step; those with
+// other bytes are left alone and counted.
 func Undo(ctx context.Context, req UndoRequest, out *Writer) (*Summary, error) {
-	b := &undoBuilder{UndoRequest: req, out: out, sum: newSummary(), stages: map[int]*undoStage{}}
+	b := &undoBuilder{UndoRequest: req, putter: newPutter(out, req.WithLeased)}
 	order := b.newestFirst()
 	for rank := range order {
 		if err := b.addArchive(ctx, rank, order); err != nil {
 			return nil, err
 		}
 	}
-	var ranks []int
-	for rank := range b.stages {
-		ranks = append(ranks, rank)
-	}
-	slices.Sort(ranks)
-	for _, rank := range ranks {
-		st := b.stages[rank]
-		b.sum.Stages = append(b.sum.Stages, st.StageInfo)
-		b.sum.First = append(b.sum.First, st.first[:min(len(st.first), FirstSteps-len(b.sum.First))]...)
-	}
-	return b.sum, nil
+	return b.done(), nil
 }
 
 func (b *undoBuilder) newestFirst() []int {
@@ -160,65 +139,13 @@ func (b *undoBuilder) consider(ctx context.Context, e undoEntry, now *mvccpb.Key
 		b.sum.Present++
 		return nil
 	case now != nil:
-		b.sum.Differing++
-		if len(b.sum.DifferingKeys) < maxDiffering {
-			b.sum.DifferingKeys = append(b.sum.DifferingKeys, string(e.kv.Key))
-		}
+		b.differs(string(e.kv.Key))
 		return nil
 	}
-	f := b.Archives[e.source]
-	ttl := int64(0)
-	if e.kv.Lease != 0 {
-		ttl, _ = f.LeaseTTL(e.kv.Lease)
-		if !b.WithLeased || ttl == 0 {
-			b.sum.Leased++
-			return nil
-		}
+	ttl, ok := b.lease(b.Archives[e.source], e.kv)
+	if !ok {
+		return nil
 	}
-	return b.add(ctx, e, ttl)
-}
-
-func (b *undoBuilder) add(ctx context.Context, e undoEntry, ttl int64) error {
 	o := filter.NewObject(ctx, b.Reader, e.kv)
-	b.sum.observe(o)
-	owned := len(o.Head.Meta.Owners) > 0
-	if owned {
-		b.sum.Owned++
-	}
-	s := step(o, Restored, fmt.Sprintf("archived at revision %d", e.kv.ModRevision))
-	s.Action, s.ModRevision, s.CreateRevision, s.Warnings = Put, 0, 0, nil
-	s.Source, s.Position, s.SourceModRevision = e.source, e.at.String(), e.kv.ModRevision
-	s.Owned, s.Lease, s.LeaseTTL = owned, e.kv.Lease, ttl
-	what := "key"
-	if o.Key.Resource != nil {
-		what = o.Key.Resource.Word()
-	}
-	order := e.stage
-	if r := o.Key.Resource; r != nil {
-		switch r.String() {
-		case "namespaces":
-			order = -2 // nothing can be made in one that is not there
-		case "persistentvolumeclaims":
-			// A volume whose claim is missing is released and reclaimed, which
-			// may destroy it; a claim waits for its volume
-			// (k8s pkg/controller/volume/persistentvolume/pv_controller.go).
-			order = -1
-		}
-	}
-	st := b.stages[order]
-	if st == nil {
-		st = &undoStage{StageInfo: StageInfo{What: what}}
-		b.stages[order] = st
-	}
-	if st.What != what {
-		st.What = several(s)
-	}
-	st.Steps++
-	if len(st.first) < FirstSteps {
-		st.first = append(st.first, s)
-	}
-	if b.out == nil {
-		return nil
-	}
-	return b.out.Add(order, what, s)
+	return b.put(putOrder(o, e.stage), o, e.entryID, ttl, Step{Reason: fmt.Sprintf("archived at revision %d", e.kv.ModRevision)})
 }

@@ -48,6 +48,12 @@ func openFile(t *testing.T, path string) *snapshots.File {
 // zoo is a real cluster with many kinds of objects.
 func zoo(t *testing.T) *world {
 	t.Helper()
+	return &world{t, keyspace.FromFile(zooAt(t))}
+}
+
+// zooAt is the file of zoo.
+func zooAt(t *testing.T) *snapshots.File {
+	t.Helper()
 	in, err := os.Open(zooFile)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +73,7 @@ func zoo(t *testing.T) *world {
 	if err := errors.Join(err, out.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return &world{t, keyspace.FromFile(openFile(t, path))}
+	return openFile(t, path)
 }
 
 // thing is a made object. Its UID is that of its key, its name the key's last

@@ -178,6 +178,13 @@ func (c *Config) Decrypt(ctx context.Context, r *codec.Resource, key string, sto
 	return nil, fmt.Errorf("%w%s: %w", codec.ErrEncrypted, writtenWith(stored), failed)
 }
 
+// ReadsClear reports whether kube-apiserver reads values of the resource that
+// nothing has encrypted: the file says nothing of it, or lists identity for it.
+func (c *Config) ReadsClear(r *codec.Resource) bool {
+	providers := c.readers(r)
+	return len(providers) == 0 || slices.ContainsFunc(providers, func(p *provider) bool { return p.prefix == "" })
+}
+
 // errNoKey stands for a panic of the transformers, which take the key as
 // authenticated data.
 var errNoKey = errors.New("an empty etcd key holds no value")

@@ -211,6 +211,17 @@ func TestPlainValues(t *testing.T) {
 	}
 }
 
+// TestReadsClear: only where identity is listed, or nothing is said.
+func TestReadsClear(t *testing.T) {
+	t.Parallel()
+	c := load(t, header+entry("secrets", keys("aescbc", "k", key32))+entry("configmaps", keys("aescbc", "k", key32), identity)+entry("'*.apps'", keys("aescbc", "k", key32)))
+	for name, want := range map[string]bool{"secrets": false, "configmaps": true, "deployments.apps": false, "pods": true, "masterleases": true} {
+		if got := c.ReadsClear(resource(t, name)); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
 // TestEmptyKey is refused: a transformer of KMS v2 panics on it.
 func TestEmptyKey(t *testing.T) {
 	t.Parallel()
