@@ -1,12 +1,14 @@
-// Package diff tells how two objects differ, field by field.
+// Package diff tells how two objects differ, field by field (Objects), and how
+// two stores do, object by object (Sources). It only reads.
 //
 // An object is what JSON knows: map[string]any, []any, string, bool, int64,
 // float64 and nil. The package only looks at objects; it never changes or keeps
 // one. Its invariant: the changes that Objects tells, made to the old object,
-// give the new one (but for where in a list a new element stands).
+// give the new one (but for where a new element of a list known by keys stands).
 package diff
 
 import (
+	"cmp"
 	"slices"
 )
 
@@ -58,9 +60,10 @@ func Objects(old, new map[string]any, skip func(Path) bool) []Change {
 	if skip == nil {
 		skip = func(Path) bool { return false }
 	}
-	c := &comparer{skip: skip}
+	c := &comparer{skip: skip, effort: maxEffort}
 	c.maps(nil, old, new)
-	slices.SortFunc(c.changes, func(a, b Change) int { return a.Path.Compare(b.Path) })
+	// What was removed comes before what stands at the same index now.
+	slices.SortFunc(c.changes, func(a, b Change) int { return cmp.Or(a.Path.Compare(b.Path), cmp.Compare(b.Op, a.Op)) })
 	return c.changes
 }
 
@@ -74,6 +77,7 @@ func Bookkeeping(p Path) bool {
 type comparer struct {
 	skip    func(Path) bool
 	changes []Change
+	effort  int // left for align
 }
 
 func (c *comparer) add(p Path, op Op, old, new any) {
@@ -171,16 +175,19 @@ func (c *comparer) lists(p Path, old, new []any) {
 		return
 	}
 	mark := len(c.changes)
-	for i := range max(len(old), len(new)) {
-		at := append(p, Step{Kind: Index, Index: i})
+	for _, x := range c.align(old, new) {
+		at := append(p, Step{Kind: Index, Index: x.new})
+		if x.new < 0 {
+			at[len(p)].Index = x.old
+		}
 		switch {
-		case i < len(old) && i < len(new):
-			c.values(at, old[i], new[i])
+		case x.old >= 0 && x.new >= 0:
+			c.values(at, old[x.old], new[x.new])
 		case c.skip(at):
-		case i < len(old):
-			c.add(at, Removed, old[i], nil)
+		case x.old >= 0:
+			c.add(at, Removed, old[x.old], nil)
 		default:
-			c.add(at, Added, nil, new[i])
+			c.add(at, Added, nil, new[x.new])
 		}
 		if c.enough(mark, p) {
 			return

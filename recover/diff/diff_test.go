@@ -62,7 +62,16 @@ func TestObjects(t *testing.T) {
 		{"maps and scalars", `{"r":[{"name":"a"},1]}`, `{"r":[{"name":"b"},1]}`, []string{`r[0].name: "a" → "b"`}},
 		{"lists of lists", `{"r":[[1,1],[2]]}`, `{"r":[[1,2],[2],[3]]}`, []string{"r[0][1]: 1 → 2", "r[2]: added [3]"}},
 		{"many by index", `{"r":[[],[],[],[],[],[],[],[],[],[],[1],[2]]}`, `{"r":[[],[],[3],[],[],[],[],[],[],[],[],[]]}`,
-			[]string{"r[2][]: added 3", "r[10][]: removed 1", "r[11][]: removed 2"}},
+			[]string{"r[2]: added [3]", "r[11]: removed [2]", "r[11][]: removed 1"}},
+		{"put in front", `{"r":[{"verbs":["a"]},{"verbs":["b"]},{"verbs":["c"]}]}`, `{"r":[{"verbs":["n"]},{"verbs":["a"]},{"verbs":["b"]},{"verbs":["c"]}]}`,
+			[]string{`r[0]: added {"verbs":["n"]}`}},
+		{"taken out of the middle", `{"args":["-v","a","-v","b"]}`, `{"args":["-v","-v","b"]}`, []string{`args[1]: removed "a"`}},
+		{"changed behind what was put in", `{"r":[{"v":1,"w":1},{"v":2},{"v":3,"w":1}]}`, `{"r":[{"v":0},{"v":2},{"v":3,"w":2}]}`,
+			[]string{`r[0].v: 1 → 0`, `r[0].w: removed 1`, `r[2].w: 1 → 2`}},
+		{"an index of each list", `{"r":[[1],[2],[3],{},{"a":1}]}`, `{"r":[{},{"a":1},[4]]}`,
+			[]string{"r[0]: removed [1]", "r[1]: removed [2]", "r[2]: removed [3]", "r[2]: added [4]"}},
+		{"below what moved", `{"r":[[1,1],[0,2,2],{}]}`, `{"r":[{},[1,1],[0,2],{}]}`, []string{"r[0]: added {}", "r[2][2]: removed 2"}},
+		{"numbers of two formats", `{"r":[[{"a":1}],[2]]}`, `{"r":[[],[{"a":1.0}],[2.0]]}`, []string{"r[0]: added []"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -258,6 +267,33 @@ func TestManyChanges(t *testing.T) {
 			}
 			checkLaws(t, tt.old, tt.new)
 		})
+	}
+}
+
+// TestLargeLists: what costs too much to be matched is compared by index, and
+// the cost for one object is bounded however many lists it has.
+func TestLargeLists(t *testing.T) {
+	t.Parallel()
+	numbered := func(n, from int) (l list) {
+		for i := range n {
+			l = append(l, list{int64(from + i)}, list{})
+		}
+		return l
+	}
+	if got := Objects(object{"a": numbered(100, 0)}, object{"a": numbered(100, 1)}, nil); len(got) != 4 {
+		t.Errorf("%d changes of a list that moved on by one, want 4: %q", len(got), texts(got))
+	}
+	if got := Objects(object{"a": numbered(600, 0)}, object{"a": numbered(600, 1)}, nil); len(got) != 2*600 {
+		t.Errorf("%d changes of a list that is too large, want %d", len(got), 2*600)
+	}
+	old, new := object{}, object{}
+	for i := range 200 {
+		old[fmt.Sprint(i)], new[fmt.Sprint(i)] = numbered(200, 0), numbered(200, 1)
+	}
+	c := &comparer{skip: func(Path) bool { return false }, effort: maxEffort}
+	c.maps(nil, old, new)
+	if c.effort < 0 || c.effort > 1<<18 {
+		t.Errorf("effort %d is left", c.effort)
 	}
 }
 

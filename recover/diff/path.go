@@ -20,7 +20,8 @@ const (
 	// Key is the element of a list that has the members and values in Name,
 	// written "name=web" or "port=53,protocol=UDP".
 	Key
-	// Index is the element of a list at Index, from 0.
+	// Index is the element of a list at Index, from 0: where it stands in the
+	// new list, or of a removed one where it stood in the old list.
 	Index
 	// Element is the scalar Value in a list that is compared as a set.
 	Element
