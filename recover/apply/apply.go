@@ -2,7 +2,8 @@
 //
 // Its invariants, each held here and proved by a test of the same words:
 // every change is one transaction on one key, guarded by its mod revision;
-// the bytes of an object are in the archive, synced, before it is deleted;
+// the bytes of an object are in the archive, synced, before it is deleted or
+// replaced;
 // an ambiguous answer is resolved by reading; stopping at any instant leaves
 // extra data, never lost data.
 //
@@ -32,7 +33,7 @@ type Store interface {
 }
 
 // Archive keeps the bytes of objects. Append returns nil only when they are
-// on disk and synced; nothing is deleted otherwise. It is called from several
+// on disk and synced; nothing is deleted or replaced otherwise. It is called from several
 // goroutines.
 type Archive interface {
 	Append(stage int, kvs []*mvccpb.KeyValue, leaseTTL map[int64]int64) error
@@ -52,6 +53,12 @@ type Bytes interface {
 // Judge decides again on a step whose key changed since the plan was made.
 type Judge interface {
 	StillMeant(ctx context.Context, s plan.Step, kv *mvccpb.KeyValue) (meant bool, why string, err error)
+}
+
+// Volumes tells of a PersistentVolume why it must not be put, as things are
+// right before: "" if it may be. plan.Volumes does.
+type Volumes interface {
+	Unsafe(ctx context.Context, kv *mvccpb.KeyValue) (why string, err error)
 }
 
 // Pacer delays each change, and learns from the answers how etcd bears it. Its
@@ -106,11 +113,12 @@ type Options struct {
 // Run is one execution of a plan.
 type Run struct {
 	Store    Store
-	Archive  Archive // nil for a plan without deletes
+	Archive  Archive // nil for a plan that needs none, see NeedsArchive
 	Journal  Journal // nil: none is kept
 	Leases   Leases  // nil where no leases are looked up
 	Sources  []Bytes // by the index that put steps name
 	Judge    Judge
+	Volumes  Volumes // nil: they are put as the plan says
 	Observer Observer
 	Options
 }
@@ -143,6 +151,22 @@ var (
 	// 3.4.20 and 3.5.7 (server/etcdserver/api/v3rpc/quota.go).
 	ErrOldNoSpace = errors.New("this release of etcd refuses guarded deletes while it has the NOSPACE alarm")
 )
+
+// NeedsArchive tells whether a step of p deletes or replaces a key. A Run of
+// such a plan without an Archive is stopped by ErrArchive before that step.
+func NeedsArchive(ctx context.Context, p *plan.Plan) (bool, error) {
+	found := errors.New("found")
+	err := p.Steps(ctx, func(_ int, _ string, s plan.Step) error {
+		if s.Destroys() {
+			return found
+		}
+		return nil
+	})
+	if errors.Is(err, found) {
+		return true, nil
+	}
+	return false, err
+}
 
 type journalError struct{}
 

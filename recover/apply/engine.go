@@ -17,8 +17,9 @@ type item struct {
 	n     int64 // of the step in the plan, from 0
 	stage int
 	step  plan.Step
-	// kv is what a delete has archived, without the value, so that many
-	// steps may wait for a worker while the next batch is prepared.
+	// kv is what has been archived of a key that is to be deleted or
+	// replaced, without the value, so that many steps may wait for a worker
+	// while the next batch is prepared.
 	kv *mvccpb.KeyValue
 }
 
@@ -58,7 +59,18 @@ const (
 	// one go: two syncs of the disk for each batch, and little memory.
 	batchSteps = 1024
 	batchBytes = 4 << 20
+	// replacedBytes is what a replacement counts for at least: how large the
+	// object is that it replaces the plan does not say, and etcd takes 1.5 MiB.
+	replacedBytes = 128 << 10
 )
+
+// weight is how much of a batch a step takes.
+func weight(s plan.Step) int64 {
+	if s.Replaces() {
+		return max(s.Size, replacedBytes)
+	}
+	return s.Size
+}
 
 // batch is what is archived at once.
 type batch struct {
@@ -97,11 +109,11 @@ func (e *engine) run(p *plan.Plan) error {
 // finished before the next begins.
 func (e *engine) feed(p *plan.Plan) error {
 	var steps []item
-	var weight, n int64
+	var held, n int64
 	current := 0
 	flush := func() error {
 		err := e.send(current, steps)
-		steps, weight = steps[:0], 0
+		steps, held = steps[:0], 0
 		return err
 	}
 	err := p.Steps(e.ctx, func(stage int, _ string, s plan.Step) error {
@@ -116,8 +128,8 @@ func (e *engine) feed(p *plan.Plan) error {
 		}
 		steps = append(steps, item{n: n, stage: stage, step: s})
 		n++
-		weight += s.Size
-		if len(steps) >= e.batchSteps() || weight >= batchBytes {
+		held += weight(s)
+		if len(steps) >= e.batchSteps() || held >= batchBytes {
 			return flush()
 		}
 		return nil
@@ -230,9 +242,7 @@ func (e *engine) halt(err error) error {
 
 // record counts a finished step and notes it in the journal.
 func (e *engine) record(it item, d decision) {
-	if (d.outcome == Gone || d.outcome == Present) && e.Journal != nil && e.Journal.Before(it.n) {
-		d.outcome = Before
-	}
+	d = e.before(it, d)
 	e.mu.Lock()
 	e.result.Counts[d.outcome]++
 	if d.outcome.troubled() && len(e.result.Problems) < maxProblems {
@@ -251,6 +261,20 @@ func (e *engine) record(it item, d decision) {
 		e.stop(err)
 	}
 	e.note(it, d)
+}
+
+// before tells what an earlier run of the plan did from what another did.
+func (e *engine) before(it item, d decision) decision {
+	if e.Journal == nil || !e.Journal.Before(it.n) {
+		return d
+	}
+	switch {
+	case d.outcome == Gone || d.outcome == Present:
+		d.outcome = Before
+	case d.outcome == Skipped && it.step.Replaces():
+		d.why += ", after an earlier run of this plan had replaced it"
+	}
+	return d
 }
 
 func (e *engine) note(it item, d decision) {

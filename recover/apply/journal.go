@@ -149,7 +149,8 @@ func earlierOf(sha string, steps int64, counts *Counts, done bitmap) func(any) {
 				return
 			}
 			counts[l.Outcome]++
-			if l.Outcome == Deleted || l.Outcome == Created || l.Outcome == Raced {
+			switch l.Outcome {
+			case Deleted, Created, Replaced, Raced:
 				done.set(l.N)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 func FuzzReadJournal(f *testing.F) {
 	const run = `{"type":"run","version":1,"planSHA256":"x","steps":3}` + "\n"
 	f.Add([]byte(run + `{"type":"step","n":2,"stage":1,"action":"put","key":"/a","outcome":"created","why":"\u2028<","archived":4,"revision":5}` + "\n"))
+	f.Add([]byte(run + `{"type":"step","n":0,"action":"put","key":"/b","outcome":"replaced","archived":4,"revision":5}` + "\n"))
 	f.Add([]byte(run + `{"type":"step","n":-1,"outcome":"created"}` + "\n" + `{"type":"end","counts":{"deleted":1,"failed":2},"retries":3}`))
 	f.Add([]byte(`{"type":"run"` + "\n" + `{"type":"step","n":9223372036854775807,"outcome":"raced"}` + "\n\n\x00"))
 	f.Fuzz(func(t *testing.T, text []byte) {

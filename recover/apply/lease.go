@@ -2,9 +2,11 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
@@ -62,6 +64,21 @@ func (o *once) forget(lease, number int64) {
 	}
 }
 
+// LiveLeases looks leases up in a running etcd.
+type LiveLeases struct{ Client clientv3.Lease }
+
+// GrantedTTL implements Leases.
+func (l LiveLeases) GrantedTTL(ctx context.Context, id int64) (int64, error) {
+	resp, err := l.Client.TimeToLive(ctx, clientv3.LeaseID(id))
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return max(resp.GrantedTTL, 0), nil
+}
+
 // ttl looks up a lease, also after an interrupt: a step that is begun is
 // finished.
 func (e *engine) ttl(lease int64) (int64, error) {
@@ -86,7 +103,7 @@ func (e *engine) ttl(lease int64) (int64, error) {
 // lease grants a new lease, once for all objects that shared one. It is a
 // change like the puts: without answers to it the run is stopped as well.
 func (e *engine) lease(ctx context.Context, s plan.Step) (clientv3.LeaseID, error) {
-	if s.Lease == 0 {
+	if s.Lease == 0 || s.LeaseTTL == 0 { // etcd would take 0 for its shortest
 		return clientv3.NoLease, nil
 	}
 	id, err := e.granted.get(s.Lease, func() (int64, error) {

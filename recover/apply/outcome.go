@@ -10,21 +10,22 @@ import (
 // Outcome is how a step ended.
 type Outcome int
 
-// The outcomes. Gone, Present and Before are done as well as Deleted and
-// Created: the store is as the plan wants it.
+// The outcomes. Gone, Present and Before are done as well as Deleted, Created
+// and Replaced: the store is as the plan wants it.
 const (
 	Deleted Outcome = iota
 	Gone            // it was not there any more
 	Created
-	Present // it was there already with identical bytes
-	Before  // Gone or Present, and an earlier run of this plan had done it
-	Raced   // deleted without the guard just after it had changed; its last bytes are archived
-	Skipped // it changed and is not meant any more, or other bytes are there
+	Replaced // other bytes, which are archived, made room for it
+	Present  // it was there already with identical bytes
+	Before   // Gone or Present, and an earlier run of this plan had done it
+	Raced    // deleted without the guard just after it had changed; its last bytes are archived
+	Skipped  // it changed and is not meant any more, or other bytes are there
 	Failed
 )
 
 func outcomeNames() [Failed + 1]string {
-	return [...]string{"deleted", "gone", "created", "present", "before", "raced", "skipped", "failed"}
+	return [...]string{"deleted", "gone", "created", "replaced", "present", "before", "raced", "skipped", "failed"}
 }
 
 // String is the outcome's name in journals: "deleted".

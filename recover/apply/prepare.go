@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -11,17 +12,21 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/recover/plan"
 )
 
-// prepare makes a batch ready to be archived: what is to be deleted is read.
-// Steps that are decided by that are recorded here.
+// prepare makes a batch ready to be archived: what is to be deleted or replaced
+// is read. Steps that are decided by that are recorded here.
 func (e *engine) prepare(steps []item) ([]item, error) {
 	var keys []string
 	for _, it := range steps {
 		if key := it.step.Key; !strings.HasPrefix(key, e.Prefix) || key == e.Prefix {
 			return nil, e.halt(fmt.Errorf("key %q of the plan lies outside %s", key, e.Prefix))
 		}
-		if it.step.Action != plan.Put {
-			keys = append(keys, it.step.Key)
+		if !it.step.Destroys() {
+			continue
 		}
+		if e.Archive == nil {
+			return nil, e.halt(fmt.Errorf("%w: the run has none", ErrArchive))
+		}
+		keys = append(keys, it.step.Key)
 	}
 	slices.Sort(keys)
 	now, err := e.readAll(keys)
@@ -30,7 +35,7 @@ func (e *engine) prepare(steps []item) ([]item, error) {
 	}
 	ready := make([]item, 0, len(steps))
 	for _, it := range steps {
-		if it.step.Action != plan.Put {
+		if it.step.Destroys() {
 			it.kv = now[it.step.Key]
 			d, over := e.decided(it)
 			if e.ctx.Err() != nil { // nothing of this batch is begun
@@ -47,9 +52,11 @@ func (e *engine) prepare(steps []item) ([]item, error) {
 	return ready, nil
 }
 
-// decided decides on a delete by what was read alone, where that is possible.
+// decided decides on a step by what was read alone, where that is possible.
 func (e *engine) decided(it item) (d decision, over bool) {
 	switch {
+	case it.step.Replaces():
+		return e.replaced(it)
 	case it.kv == nil:
 		return decision{outcome: Gone}, true
 	case e.holds(it.step):
@@ -60,6 +67,30 @@ func (e *engine) decided(it item) (d decision, over bool) {
 	outcome, why := e.judge(e.ctx, it.step, it.kv)
 	return decision{outcome: outcome, why: why}, outcome != Deleted
 }
+
+// replaced decides on a replacement. It is never judged again: what is there
+// now nobody has seen beside what is to replace it.
+func (e *engine) replaced(it item) (d decision, over bool) {
+	kv, err := e.bytesOf(it.step)
+	switch {
+	case err != nil:
+		e.stop(err)
+		return decision{outcome: Failed, why: err.Error()}, true
+	case it.kv == nil:
+		return decision{outcome: Skipped, why: whyDeleted}, true
+	case bytes.Equal(it.kv.Value, kv.Value):
+		return decision{outcome: Present}, true
+	case it.kv.ModRevision != it.step.ModRevision:
+		return decision{outcome: Skipped, why: whyChanged}, true
+	}
+	return decision{}, false
+}
+
+// Why a step is skipped.
+const (
+	whyChanged = "it changed since the plan was made"
+	whyDeleted = "it was deleted since the plan was made"
+)
 
 // holds tells whether a step is a Namespace that was to go after its contents,
 // and some of them are left. Namespaces are the last stage.
@@ -124,7 +155,7 @@ func (e *engine) archive(stage int, items []item) error {
 	var ttls map[int64]int64
 	for _, it := range items {
 		if it.kv == nil {
-			continue // a put
+			continue // a put of a key that is absent
 		}
 		kvs = append(kvs, it.kv)
 		if lease := it.kv.Lease; lease != 0 {
@@ -145,7 +176,7 @@ func (e *engine) archive(stage int, items []item) error {
 		return fmt.Errorf("%w: %w", ErrArchive, err)
 	}
 	for _, kv := range kvs {
-		kv.Value = nil // a delete needs the revision only
+		kv.Value = nil // the guard needs the revision only
 	}
 	return nil
 }
@@ -154,7 +185,7 @@ func (e *engine) archive(stage int, items []item) error {
 // the step goes on with kv's bytes.
 func (e *engine) judge(ctx context.Context, s plan.Step, kv *mvccpb.KeyValue) (Outcome, string) {
 	if e.Strict {
-		return Skipped, "it changed since the plan was made"
+		return Skipped, whyChanged
 	}
 	var meant bool
 	var why string

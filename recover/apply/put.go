@@ -14,30 +14,61 @@ import (
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 )
 
-// put writes one key that does not exist.
+// put writes one key: one that is absent, or one that still has the bytes that
+// were archived.
 func (t *try) put() decision {
 	kv, err := t.bytesOf(t.it.step)
 	if err != nil {
 		t.stop(err)
 		return decision{outcome: Failed, why: err.Error()}
 	}
+	if d, over := t.unsafe(kv); over {
+		return d
+	}
 	for {
 		a, err := t.putOnce(kv)
 		switch {
+		case err == nil && a.done && t.it.step.Replaces():
+			return decision{outcome: Replaced, revision: a.revision}
 		case err == nil && a.done:
 			return decision{outcome: Created, revision: a.revision}
-		case err == nil && a.now != nil:
-			return t.occupied(kv, a)
+		case err == nil && (a.now != nil || t.it.step.Replaces()):
+			return t.refused(kv, a)
 		case err == nil:
 			err = errors.New("etcd says that the key is there, and that it is not")
-		case classify(err) == noSpace && t.wasPut(kv):
-			t.stop(fmt.Errorf("%w: %w", ErrNoSpace, err))
-			return decision{outcome: Created}
+		case classify(err) == noSpace:
+			return t.afterNoSpace(kv, err)
 		}
 		if d, over := t.failed(err); over {
 			return d
 		}
 	}
+}
+
+// unsafe decides on a volume that would be reclaimed, because its claim was not
+// put back or is gone since: claims stand in an earlier stage.
+func (t *try) unsafe(kv *mvccpb.KeyValue) (d decision, over bool) {
+	if t.Volumes == nil || t.it.step.Resource != "persistentvolume" {
+		return decision{}, false
+	}
+	var why string
+	err := t.persist(t.ctx, func() (err error) {
+		ctx, cancel := context.WithTimeout(t.ctx, t.Timeout)
+		defer cancel()
+		why, err = t.Volumes.Unsafe(ctx, kv)
+		return err
+	})
+	switch {
+	case err != nil:
+		return decision{outcome: Failed, why: err.Error()}, true
+	case why == "":
+		return decision{}, false
+	}
+	// It may be there already, as when the plan is carried out again.
+	if now, err := t.read(t.it.step.Key); err == nil && now != nil && bytes.Equal(now.Value, kv.Value) {
+		return decision{outcome: Present, revision: now.ModRevision}, true
+	}
+	return decision{outcome: Skipped, why: why}, true
 }
 
 func (t *try) putOnce(kv *mvccpb.KeyValue) (answer, error) {
@@ -50,6 +81,14 @@ func (t *try) putOnce(kv *mvccpb.KeyValue) (answer, error) {
 		t.granted.forget(t.it.step.Lease, int64(lease))
 	}
 	return a, err
+}
+
+// refused decides on a key whose guard did not hold.
+func (t *try) refused(kv *mvccpb.KeyValue, a answer) decision {
+	if t.it.step.Replaces() {
+		return t.overtaken(kv, a)
+	}
+	return t.occupied(kv, a)
 }
 
 // occupied decides on a key that something stands under already.
@@ -76,12 +115,19 @@ func (t *try) began(now, kv *mvccpb.KeyValue) bool {
 	return err == nil && len(resp.Kvs) == 1 && string(resp.Kvs[0].Key) == t.it.step.Key && bytes.Equal(resp.Kvs[0].Value, kv.Value)
 }
 
-// wasPut reads what became of a put that was answered with NOSPACE: the
+// afterNoSpace reads what became of a put that was answered with NOSPACE: the
 // applier may say so after it has applied it (server/etcdserver/apply/quota.go).
-func (t *try) wasPut(kv *mvccpb.KeyValue) bool {
+// No further put is begun.
+func (t *try) afterNoSpace(kv *mvccpb.KeyValue, cause error) decision {
 	now, err := t.read(t.it.step.Key)
-	t.unsure = t.unsure || err != nil
-	return err == nil && now != nil && bytes.Equal(now.Value, kv.Value)
+	t.stop(fmt.Errorf("%w: %w", ErrNoSpace, cause))
+	t.last = cause
+	moved := now.GetModRevision() != t.it.step.ModRevision
+	t.unsure = t.unsure || err != nil || moved
+	if err != nil || !moved {
+		return t.gaveUp()
+	}
+	return t.refused(kv, answer{now: now, revision: now.GetModRevision()})
 }
 
 // bytesOf reads what a put writes and checks that it is what the plan meant.

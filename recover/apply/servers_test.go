@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/etcd-rescue/etcd-rescue/recover/apply"
@@ -50,7 +51,28 @@ func TestEveryEtcdUnderNoSpace(t *testing.T) {
 			if !errors.Is(result.Stopped, apply.ErrNoSpace) || result.Counts[apply.Created] != 0 {
 				t.Errorf("undo: %v, stopped by %v", result.Counts, result.Stopped)
 			}
+			s.mustNotReplace(prefix + "namespaces/kube-system")
 		})
+	}
+}
+
+// mustNotReplace tries to put other bytes under a key of a store that has no
+// space left.
+func (s *store) mustNotReplace(key string) {
+	s.t.Helper()
+	source := s.archive()
+	kv := &mvccpb.KeyValue{Key: []byte(key), Value: []byte("other"), ModRevision: 1, CreateRevision: 1, Version: 1}
+	if err := source.Append(0, []*mvccpb.KeyValue{kv}, nil); err != nil {
+		s.t.Fatal(err)
+	}
+	f, a := reopened(s.t, source), s.archive()
+	result := s.execute(s.replaceRun(f, a), s.replacePlan(f))
+	if !errors.Is(result.Stopped, apply.ErrNoSpace) || result.Counts[apply.Failed] != 1 {
+		s.t.Errorf("replacement: %v, stopped by %v", result.Counts, result.Stopped)
+	}
+	s.mustHold(key, "before")
+	if s.archived(a)[key] == nil {
+		s.t.Error("what was to be replaced was not archived")
 	}
 }
 

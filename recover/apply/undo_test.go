@@ -2,7 +2,6 @@ package apply_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -248,17 +247,6 @@ func reopened(t *testing.T, a *snapshots.Archive) *snapshots.File {
 	return f
 }
 
-// liveLeases looks leases up in the store itself.
-type liveLeases struct{ *clientv3.Client }
-
-func (l liveLeases) GrantedTTL(ctx context.Context, id int64) (int64, error) {
-	resp, err := l.TimeToLive(ctx, clientv3.LeaseID(id))
-	if err != nil {
-		return 0, err
-	}
-	return resp.GrantedTTL, nil
-}
-
 func TestLeasedObjectsComeBackUnderANewLeaseOnly(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
@@ -292,7 +280,7 @@ func TestLeasedObjectsComeBackUnderANewLeaseOnly(t *testing.T) {
 	defer p.Close()
 	a := s.archive()
 	r := s.run(a)
-	r.Leases = liveLeases{s.Client}
+	r.Leases = apply.LiveLeases{Client: s.Client}
 	wantCounts(t, s.execute(r, p), map[apply.Outcome]int64{apply.Deleted: 2})
 	file := reopened(t, a)
 	if _, sum := s.undoPlan(false, file); sum.Steps != 0 || sum.Leased != 2 {
