@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
+	"github.com/etcd-rescue/etcd-rescue/snapshots"
 )
 
 // Process is what a command may know of the process that it runs in.
@@ -25,7 +26,7 @@ type Process struct {
 
 // command is one leaf of the command tree.
 type command struct {
-	name     string
+	name     string // of one word, or of two whose first is that of a group
 	args     string // for the usage line
 	summary  string
 	about    string
@@ -33,8 +34,11 @@ type command struct {
 	minArgs  int
 	maxArgs  int // -1: any number
 	hidden   bool
-	flags    []cli.Flag
-	run      func(ctx context.Context, inv *invocation) error
+	// source says that --from names where data comes from, and the connection
+	// what is changed. Elsewhere the file is read instead of etcd.
+	source bool
+	flags  []cli.Flag
+	run    func(ctx context.Context, inv *invocation) error
 }
 
 // invocation is one call of a command.
@@ -43,6 +47,8 @@ type invocation struct {
 	Process
 	command *command
 	args    []string
+	files   []*snapshots.File // that were read, and may be damaged
+	damage  map[string]bool   // what was said of them
 }
 
 // Run carries out one command line and returns the exit code. A cancelled ctx
@@ -53,6 +59,8 @@ func Run(ctx context.Context, p Process) int {
 	asJSON := wantsJSON(line.flags)
 	switch {
 	case err != nil:
+	case line.group != "":
+		printGroupHelp(p.Streams, commands, line.group)
 	case line.command == nil:
 		printHelp(p.Streams, commands)
 	case line.help:
@@ -66,8 +74,9 @@ func Run(ctx context.Context, p Process) int {
 func commandTree() []*command {
 	return []*command{
 		countCommand(), listCommand(), getCommand(), historyCommand(), resourcesCommand(), topCommand(),
-		deleteCommand(), applyCommand(), undoCommand(),
-		drillCommand(), versionCommand(), sandboxCommand(),
+		deleteCommand(), applyCommand(), undoCommand(), putBackCommand(),
+		snapshotSaveCommand(), snapshotVerifyCommand(), snapshotDiffCommand(), snapshotRestoreCommand(),
+		rehearseCommand(), drillCommand(), versionCommand(), sandboxCommand(),
 	}
 }
 
@@ -80,7 +89,8 @@ func runCommand(ctx context.Context, p Process, line *parsed) error {
 		Name: line.command.name, Flags: line.command.flags,
 		HideHelp: true, HideHelpCommand: true, OnUsageError: quiet,
 		Action: func(c *cli.Context) error {
-			return line.command.run(ctx, &invocation{Context: c, Process: p, command: line.command, args: line.args})
+			inv := &invocation{Context: c, Process: p, command: line.command, args: line.args, damage: map[string]bool{}}
+			return inv.afterFiles(line.command.run(ctx, inv))
 		},
 	}
 	app := &cli.App{

@@ -60,13 +60,13 @@ func runApply(ctx context.Context, inv *invocation) error {
 // apply checks a plan against the cluster and carries it out.
 func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 	h := p.Header()
-	r, sel, err := s.plannedSelection(ctx, h)
+	verb, err := verbOf(h.Operation)
 	if err != nil {
 		return err
 	}
-	verb := "deleting"
-	if h.Operation == operationUndo {
-		verb = "putting back"
+	r, sel, err := s.plannedSelection(ctx, h)
+	if err != nil {
+		return err
 	}
 	plane, err := s.controlPlane(ctx, h.Etcd)
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 		return refuse("give the etcd that holds events by --"+flagEventsEndpoints, "the plan is for the %s etcd, this is the %s one", h.Etcd, j.etcd)
 	}
 	uid := j.uid
-	if s.inv.String(flagUnsafeCluster) == h.ClusterUID {
+	if s.inv.allowsCluster(h.ClusterUID) {
 		uid = h.ClusterUID
 	}
 	if err := h.Check(uid, s.reader.Prefix, s.inv.Now(), s.inv.Duration(flagMaxPlanAge)); err != nil {
@@ -93,26 +93,42 @@ func (s *session) apply(ctx context.Context, p *plan.Plan) error {
 		}
 		return s.inv.somethingToDo(p.Trailer().Steps)
 	}
+	if putsBack(h.Operation) {
+		return j.executePuts(ctx, p)
+	}
 	judge, err := j.judgeFor(sel, h.Overrides)
 	if err != nil {
 		return err
 	}
-	if h.Operation == operationUndo {
-		if err := j.checkUndoPlan(ctx, p); err != nil {
-			return err
-		}
-	}
-	return j.executePlan(ctx, p, judge)
+	return j.executeDeletes(ctx, p, judge)
 }
 
-// plannedSelection teaches the catalog what the plan's selection names.
+// putsBack tells the operations whose plans only put.
+func putsBack(operation string) bool {
+	return operation == operationUndo || operation == operationPutBack
+}
+
+// verbOf is an operation in progress. Of one that is not known nobody can say
+// what is to be checked before.
+func verbOf(operation string) (string, error) {
+	switch {
+	case operation == operationDelete:
+		return verbDeleting, nil
+	case putsBack(operation):
+		return verbPuttingBack, nil
+	}
+	return "", refuse("carry it out with the release that made it", "the plan is for the operation %q, which this release does not know", operation)
+}
+
+// plannedSelection teaches the catalog what the plan's selection names. Puts are
+// never judged again, and the store may have lost their kind.
 func (s *session) plannedSelection(ctx context.Context, h plan.Header) (*codec.Resource, *filter.Selection, error) {
 	name := ""
-	if h.Selection != nil {
+	if h.Selection != nil && !putsBack(h.Operation) {
 		name = h.Selection.Resource
 	}
 	if h.Etcd == etcdEvents {
-		name = "events" // an undo there, or the events of namespaces
+		name = "events" // puts there, or the events of namespaces
 	}
 	if name == "" {
 		return nil, h.Selection, nil
@@ -121,39 +137,84 @@ func (s *session) plannedSelection(ctx context.Context, h plan.Header) (*codec.R
 	return r, h.Selection, err
 }
 
-// checkUndoPlan opens the files that the plan takes its bytes from, and
-// refuses owned objects under a live garbage collector as undo does.
-func (j *job) checkUndoPlan(ctx context.Context, p *plan.Plan) error {
-	for _, source := range p.Header().Sources {
-		if err := j.openSource(ctx, source); err != nil {
-			return err
-		}
-	}
-	var owned int64
-	err := p.Steps(ctx, func(_ int, _ string, s plan.Step) error {
+// puts is what a plan of puts does beside creating objects.
+type puts struct {
+	owned    int64        // have owners
+	replaced plan.Summary // steps, and the bytes of what they put
+}
+
+func countPuts(ctx context.Context, p *plan.Plan) (n puts, err error) {
+	err = p.Steps(ctx, func(_ int, _ string, s plan.Step) error {
 		if s.Owned {
-			owned++
+			n.owned++
+		}
+		if s.Replaces() {
+			n.replaced.Steps++
+			n.replaced.Bytes += s.Size
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	if owned > 0 {
-		j.report.notes = append(j.report.notes, j.plane.advice(owned))
-	}
-	return j.inv.checkLive(j.plane, owned)
+	return n, err
 }
 
-func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
-	h, n := p.Header(), p.Trailer().Steps
-	if h.Operation == operationDelete {
-		j.besidePlan(p)
-		if err := j.checkSpace(&plan.Summary{Steps: n, Bytes: p.Trailer().Bytes}); err != nil {
+// executePuts carries out a plan of puts. It opens the files that the plan
+// takes its bytes from, and refuses owned objects under a live garbage
+// collector as undo does.
+func (j *job) executePuts(ctx context.Context, p *plan.Plan) error {
+	for _, source := range p.Header().Sources {
+		if err := j.openSource(ctx, source, p.Header().Operation); err != nil {
 			return err
 		}
 	}
-	if err := j.plane.health.check(h.Operation == operationUndo, n, j.unguarded()); err != nil {
+	j.inv.files = append(j.inv.files, j.files...) // damage is said at the end
+	n, err := countPuts(ctx, p)
+	if err != nil {
+		return err
+	}
+	if n.owned > 0 {
+		j.report.notes = append(j.report.notes, j.plane.advice(n.owned))
+	}
+	if err := j.inv.checkLive(j.plane, n.owned); err != nil {
+		return err
+	}
+	if n.replaced.Steps > 0 {
+		j.besidePlan(p)
+		// How large what is replaced will be by then nobody knows; about as
+		// large as what replaces it.
+		if err := j.checkSpace(&n.replaced); err != nil {
+			return err
+		}
+	}
+	err = j.executePlan(ctx, p, plan.Judge{})
+	if !j.report.begun() && err != nil {
+		return err
+	}
+	if p.Header().Operation == operationPutBack {
+		err = errors.Join(err, j.findUnmake(ctx, p, p.Trailer().Steps-n.replaced.Steps))
+	}
+	return j.conclude(err)
+}
+
+func (j *job) executeDeletes(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
+	j.besidePlan(p)
+	if err := j.checkSpace(&plan.Summary{Steps: p.Trailer().Steps, Bytes: p.Trailer().Bytes}); err != nil {
+		return err
+	}
+	err := j.executePlan(ctx, p, judge)
+	if err == nil {
+		err = j.settlePlan(ctx, p, judge)
+	}
+	if !j.report.begun() && err != nil {
+		return err
+	}
+	return j.conclude(err)
+}
+
+// executePlan asks, and carries out. The error is also that which stopped the
+// run.
+func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) error {
+	h, n := p.Header(), p.Trailer().Steps
+	if err := j.plane.health.check(putsBack(h.Operation), n, j.unguarded()); err != nil {
 		return err
 	}
 	if err := j.inv.confirm(ctx, n, fmt.Sprintf("carry out these %s", term.Plural(n, "step"))); err != nil {
@@ -167,13 +228,7 @@ func (j *job) executePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) e
 	if err == nil && result != nil {
 		err = result.Stopped
 	}
-	if err == nil && h.Operation == operationDelete {
-		err = j.settlePlan(ctx, p, judge)
-	}
-	if !j.report.begun() && err != nil {
-		return err
-	}
-	return j.conclude(err)
+	return err
 }
 
 // besidePlan goes on with the archive that lies beside the plan, unless the
@@ -205,15 +260,16 @@ func mayBeArchive(path string) bool {
 
 // openSource opens a file that puts take their bytes from, and makes sure that
 // it is still the file that the plan was made from.
-func (j *job) openSource(ctx context.Context, source plan.SourceFile) error {
+func (j *job) openSource(ctx context.Context, source plan.SourceFile, operation string) error {
 	sum, err := snapshots.SHA256(ctx, source.Path)
 	if err != nil {
 		return fmt.Errorf("the plan takes its bytes from it: %w", err)
 	}
 	if sum != source.SHA256 {
-		return refuse("make the plan again with undo", "%s has changed since the plan was made", source.Path)
+		return refuse("make the plan again with "+operation, "%s has changed since the plan was made", source.Path)
 	}
-	f, err := snapshots.Open(source.Path, snapshots.Options{})
+	// A put-back may have been planned from what is sound of a damaged file.
+	f, err := snapshots.OpenContext(ctx, source.Path, snapshots.Options{Tolerant: operation == operationPutBack})
 	if err != nil {
 		return err
 	}
@@ -287,13 +343,19 @@ func (inv *invocation) showPlan(ctx context.Context, p *plan.Plan, plane *contro
 			last = stage
 		}
 		pv.sum.Add(s)
+		if s.Replaces() {
+			pv.sum.ReplacedBytes += s.Size // as large as what comes, mostly; the plan does not know
+		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if h.Operation == operationDelete {
+	if h.Operation == operationDelete || pv.sum.Replacing > 0 {
 		pv.locate(inv)
+	}
+	if n := pv.sum.Replacing; n > 0 {
+		pv.notes = append(pv.notes, objects(n)+replacingNote)
 	}
 	pv.notes = append(pv.notes, fmt.Sprintf("made %s ago by: %s", term.Duration(inv.Now().Sub(h.Created)), h.Command))
 	return inv.showPreview(pv)

@@ -11,6 +11,7 @@ import (
 // the first argument, and would drop what stands after it.
 type parsed struct {
 	command *command
+	group   string   // the first word of commands of two, if that is all there is
 	flags   []string // as cli wants them, before the arguments
 	args    []string
 	help    bool
@@ -104,35 +105,62 @@ func (p *parsed) takeFlag(all flagTable, args []string) (used int, name string, 
 
 // unknownOr prefers to complain of an unknown command.
 func (p *parsed) unknownOr(commands []*command, err error) error {
-	if p.command = p.find(commands); p.command == nil && len(p.args) > 0 {
-		return unknownCommand(commands, p.args[0])
+	if p.command = findCommand(commands, p.args); p.command == nil && len(p.args) > 0 && !(len(p.args) == 1 && isGroup(commands, p.args[0])) {
+		return unknownCommand(commands, p.args)
 	}
 	return err
 }
 
-func (p *parsed) find(commands []*command) *command {
-	if len(p.args) == 0 {
-		return nil
-	}
+// findCommand returns the command that args begin with. A name may be of two words,
+// such as "snapshot save"; what stands between them was sorted out before.
+func findCommand(commands []*command, args []string) *command {
 	for _, c := range commands {
-		if c.name == p.args[0] {
+		group, leaf, two := strings.Cut(c.name, " ")
+		switch {
+		case len(args) == 0 || args[0] != group:
+		case !two, len(args) > 1 && args[1] == leaf:
 			return c
 		}
 	}
 	return nil
 }
 
+// words is how many words the command's name has.
+func (c *command) words() int { return 1 + strings.Count(c.name, " ") }
+
+// membersOf returns the commands whose first word of two is that one.
+func membersOf(commands []*command, group string) []*command {
+	var members []*command
+	for _, c := range commands {
+		if first, _, two := strings.Cut(c.name, " "); two && first == group {
+			members = append(members, c)
+		}
+	}
+	return members
+}
+
+func isGroup(commands []*command, word string) bool { return len(membersOf(commands, word)) > 0 }
+
 func (p *parsed) settle(commands []*command, given []string) error {
 	if len(p.args) > 0 && p.args[0] == "help" {
 		p.help, p.args = true, p.args[1:]
+	} else if len(p.args) > 1 && p.args[1] == "help" && isGroup(commands, p.args[0]) {
+		p.help, p.args = true, slices.Delete(p.args, 1, 2)
 	}
 	if len(p.args) == 0 {
 		return nil
 	}
-	if p.command = p.find(commands); p.command == nil {
-		return unknownCommand(commands, p.args[0])
+	if p.command = findCommand(commands, p.args); p.command == nil {
+		if len(p.args) > 1 || !isGroup(commands, p.args[0]) {
+			return unknownCommand(commands, p.args)
+		}
+		if len(given) > 0 && !p.help {
+			return usage("the commands are: "+joinWords(firstWords(membersOf(commands, p.args[0]), p.args[0]+" ")), "%s needs a command", p.args[0])
+		}
+		p.group, p.args = p.args[0], nil
+		return nil
 	}
-	p.args = p.args[1:]
+	p.args = p.args[p.command.words():]
 	own := flagTable{}
 	own.add(p.command.flags)
 	seen := map[cli.Flag]bool{}
@@ -160,18 +188,31 @@ func (p *parsed) checkCount() error {
 	return nil
 }
 
-func unknownCommand(commands []*command, name string) error {
+// unknownCommand explains words that begin no command: the second of them if
+// the first is that of a group.
+func unknownCommand(commands []*command, args []string) error {
+	group := ""
+	if len(args) > 1 && isGroup(commands, args[0]) {
+		group, commands, args = args[0]+" ", membersOf(commands, args[0]), args[1:]
+	}
+	names := firstWords(commands, group)
+	hint := "the commands are: " + joinWords(names)
+	if near := nearest(args[0], names); near != "" {
+		hint = "did you mean: etcd-rescue " + group + near
+	}
+	return usage(hint, "unknown command %q", group+args[0])
+}
+
+// firstWords lists what may stand after the words of prefix, each once.
+func firstWords(commands []*command, prefix string) []string {
 	var names []string
 	for _, c := range commands {
-		if !c.hidden {
-			names = append(names, c.name)
+		name, _, _ := strings.Cut(strings.TrimPrefix(c.name, prefix), " ")
+		if !c.hidden && !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
-	hint := "the commands are: " + joinWords(names)
-	if near := nearest(name, names); near != "" {
-		hint = "did you mean: etcd-rescue " + near
-	}
-	return usage(hint, "unknown command %q", name)
+	return names
 }
 
 func suggestFlag(all flagTable, name string) string {

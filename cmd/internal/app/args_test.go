@@ -15,6 +15,7 @@ import (
 // taken is a parsed command line in plain values.
 type taken struct {
 	Command string
+	Group   string
 	Flags   []string
 	Args    []string
 	Help    bool
@@ -48,6 +49,20 @@ func TestParseArgs(t *testing.T) {
 		{"list -- pods -n x", taken{Command: "list", Args: []string{"pods", "-n", "x"}}},
 		{"-- count", taken{Command: "count"}},
 		{"list pods -", taken{Command: "list", Args: []string{"pods", "-"}}},
+		{"snapshot", taken{Group: "snapshot"}},
+		{"snapshot --help", taken{Group: "snapshot", Help: true}},
+		{"help snapshot", taken{Group: "snapshot", Help: true}},
+		{"snapshot help", taken{Group: "snapshot", Help: true}},
+		{"-o json snapshot --help", taken{Group: "snapshot", Flags: []string{"--o=json"}, Help: true}},
+		{"snapshot help save", taken{Command: "snapshot save", Help: true}},
+		{"snapshot save", taken{Command: "snapshot save"}},
+		{"snapshot save a.db", taken{Command: "snapshot save", Args: []string{"a.db"}}},
+		{"snapshot save -", taken{Command: "snapshot save", Args: []string{"-"}}},
+		{"snapshot -o json save --endpoints http://a f.db", taken{Command: "snapshot save", Flags: []string{"--o=json", "--endpoints=http://a"}, Args: []string{"f.db"}}},
+		{"--endpoints http://a snapshot save", taken{Command: "snapshot save", Flags: []string{"--endpoints=http://a"}}},
+		{"snapshot -- save -x", taken{Command: "snapshot save", Args: []string{"-x"}}},
+		{"snapshot save --help", taken{Command: "snapshot save", Help: true}},
+		{"help snapshot save", taken{Command: "snapshot save", Help: true}},
 		{"delete pods h help", taken{Command: "delete", Args: []string{"pods", "h", "help"}}},
 	} {
 		t.Run(tc.line, func(t *testing.T) {
@@ -56,7 +71,7 @@ func TestParseArgs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := taken{Flags: p.flags, Args: p.args, Help: p.help}
+			got := taken{Group: p.group, Flags: p.flags, Args: p.args, Help: p.help}
 			if p.command != nil {
 				got.Command = p.command.name
 			}
@@ -84,8 +99,8 @@ func TestParseArgsRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ line, message, hint string }{
 		{"lst", `unknown command "lst"`, "did you mean: etcd-rescue list"},
-		{"bogus --what", `unknown command "bogus"`, "the commands are: count, list, get, history, resources, top, delete, apply, undo, drill, version"},
-		{"sandbox", `unknown command "sandbox"`, "the commands are: count, list, get, history, resources, top, delete, apply, undo, drill, version"},
+		{"bogus --what", `unknown command "bogus"`, "the commands are: count, list, get, history, resources, top, delete, apply, undo, put-back, snapshot, rehearse, drill, version"},
+		{"sandbox", `unknown command "sandbox"`, "the commands are: count, list, get, history, resources, top, delete, apply, undo, put-back, snapshot, rehearse, drill, version"},
 		{"--what", "unknown flag --what", ""},
 		{"delete pods --execut", "unknown flag --execut", "did you mean --execute"},
 		{"delete pods --Execute", "unknown flag --Execute", "did you mean --execute"},
@@ -104,6 +119,17 @@ func TestParseArgsRefuses(t *testing.T) {
 		{"apply", "apply takes PLAN, got []", "usage: etcd-rescue apply PLAN"},
 		{"apply a b", `apply takes PLAN, got ["a" "b"]`, "usage: etcd-rescue apply PLAN"},
 		{"undo", "undo takes ARCHIVE…, got []", "usage: etcd-rescue undo ARCHIVE…"},
+		{"snapshto save", `unknown command "snapshto"`, "did you mean: etcd-rescue snapshot"},
+		{"snapshot sve", `unknown command "snapshot sve"`, "did you mean: etcd-rescue snapshot save"},
+		{"snapshot bogus f", `unknown command "snapshot bogus"`, snapshotWords()},
+		{"snapshot sve --what", `unknown command "snapshot sve"`, "did you mean: etcd-rescue snapshot save"},
+		{"snapshot --what", "unknown flag --what", ""},
+		{"snapshot --compress zstd", "snapshot needs a command", snapshotWords()},
+		{"-o json snapshot", "snapshot needs a command", snapshotWords()},
+		{"help snapshot sve", `unknown command "snapshot sve"`, "did you mean: etcd-rescue snapshot save"},
+		{"save", `unknown command "save"`, "the commands are: count, list, get, history, resources, top, delete, apply, undo, put-back, snapshot, rehearse, drill, version"},
+		{"snapshot save a b", `snapshot save takes [FILE|-], got ["a" "b"]`, "usage: etcd-rescue snapshot save [FILE|-]"},
+		{"snapshot save --execute", "snapshot save has no flag --execute", "see: etcd-rescue snapshot save --help"},
 		{"help dleete", `unknown command "dleete"`, "did you mean: etcd-rescue delete"},
 	} {
 		t.Run(tc.line, func(t *testing.T) {
@@ -117,6 +143,29 @@ func TestParseArgsRefuses(t *testing.T) {
 				t.Errorf("got %q, %q, %d, want %q, %q, %d", err, hint, code, tc.message, tc.hint, exitUsage)
 			}
 		})
+	}
+}
+
+// snapshotWords is the hint that lists the commands of group snapshot.
+func snapshotWords() string {
+	return "the commands are: " + strings.Join(firstWords(membersOf(commandTree(), "snapshot"), "snapshot "), ", ")
+}
+
+// TestGroups: a word is a command or a group, never both, and a group says
+// what it is.
+func TestGroups(t *testing.T) {
+	t.Parallel()
+	for _, c := range commandTree() {
+		group, _, two := strings.Cut(c.name, " ")
+		if c.words() > 2 {
+			t.Errorf("%q has more than two words", c.name)
+		}
+		if two && groupSummaries()[group] == "" {
+			t.Errorf("group %q has no summary", group)
+		}
+		if !two && isGroup(commandTree(), c.name) {
+			t.Errorf("%q is both a command and a group", c.name)
+		}
 	}
 }
 

@@ -43,14 +43,15 @@ type hidden struct {
 // MarshalJSON shows the marker.
 func (h hidden) MarshalJSON() ([]byte, error) { return json.Marshal(h.marker) }
 
-// comparable renders an object for comparing: whole, but where something has to
-// stay hidden with a value that only tells whether it changed.
-func (h *history) comparable(shown codec.Shown) (map[string]any, error) {
+// renderForDiff renders an object that lies under a resource's key for comparing:
+// whole, but unless showSecrets is set with a value that only tells whether it
+// changed where something has to stay hidden.
+func renderForDiff(shown codec.Shown, r *codec.Resource, showSecrets bool) (map[string]any, error) {
 	whole, err := codec.Render(shown.Object, codec.RenderOptions{ManagedFields: true, ShowSecrets: true})
-	if err != nil || h.s.inv.Bool(flagShowSecrets) {
+	if err != nil || showSecrets {
 		return whole, err
 	}
-	safe, err := codec.Render(shown.Object, codec.RenderOptions{ManagedFields: true, Secret: isSecrets(h.key.Resource)})
+	safe, err := codec.Render(shown.Object, codec.RenderOptions{ManagedFields: true, Secret: isSecrets(r)})
 	if err != nil {
 		return nil, err
 	}

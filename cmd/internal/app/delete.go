@@ -129,19 +129,11 @@ func runDelete(ctx context.Context, inv *invocation) error {
 // checkNarrow refuses a delete that would mean everything of a kind, one in a
 // protected namespace, and one by name that does not say where.
 func (d *deletion) checkNarrow() error {
-	if !d.sel.Narrow() {
-		return usage("say which: NAMEs, -n NAMESPACE, -l SELECTOR, --owner KIND/NAME, --phase …; -A alone is no selection",
-			"delete %s without a selection would mean all of them", d.sel.Resource)
+	if err := d.session.checkNarrow(d.sel); err != nil {
+		return err
 	}
 	if b := filter.GuardSelection(d.sel, d.overrides); b != nil {
 		return refuse("to delete them all the same add "+b.Allow, "blocked: %s", b.Reason)
-	}
-	if len(d.sel.Names) == 0 {
-		return nil
-	}
-	r, _, _ := d.reader.Catalog.Lookup(d.sel.Resource)
-	if r.Namespaced && d.sel.Namespace == "" {
-		return usage("add -n NAMESPACE", "%s are namespaced: a name alone does not say which one", r)
 	}
 	return nil
 }

@@ -49,22 +49,8 @@ const mostStates = 100
 
 // selectContents finds the namespaces that go with everything in them.
 func (d *deletion) selectContents(ctx context.Context) error {
-	only, without := d.inv.Bool(flagContentsOnly), d.inv.Bool(flagWithoutContents)
-	namespaces := d.sel.Resource == "namespaces"
-	switch {
-	case only && without:
-		return usage("give one of them", "--%s and --%s contradict each other", flagContentsOnly, flagWithoutContents)
-	case (only || without) && !namespaces:
-		flag := flagContentsOnly
-		if without {
-			flag = flagWithoutContents
-		}
-		return usage("etcd-rescue delete namespace NAME --"+flag, "--%s is about namespaces", flag)
-	case !namespaces || without:
-		return nil
-	}
-	names, err := d.namespaceNames(ctx)
-	if err != nil {
+	contents, err := d.contents(ctx, d.sel)
+	if contents == nil || err != nil {
 		return err
 	}
 	for _, name := range d.sel.Names {
@@ -72,19 +58,40 @@ func (d *deletion) selectContents(ctx context.Context) error {
 			return refuse("to delete them all the same add "+b.Allow, "blocked: %s", b.Reason)
 		}
 	}
-	d.sel.Contents = &filter.Contents{Namespaces: names, Only: only}
-	return d.readStates(ctx, names)
+	d.sel.Contents = contents
+	return d.readStates(ctx, contents.Namespaces)
+}
+
+// contents are the namespaces that a selection means with everything in them,
+// nil for none.
+func (s *session) contents(ctx context.Context, sel filter.Selection) (*filter.Contents, error) {
+	only, without := s.inv.Bool(flagContentsOnly), s.inv.Bool(flagWithoutContents)
+	namespaces := sel.Resource == "namespaces"
+	switch {
+	case only && without:
+		return nil, usage("give one of them", "--%s and --%s contradict each other", flagContentsOnly, flagWithoutContents)
+	case (only || without) && !namespaces:
+		flag := flagContentsOnly
+		if without {
+			flag = flagWithoutContents
+		}
+		return nil, usage("etcd-rescue "+s.inv.command.name+" namespace NAME --"+flag, "--%s is about namespaces", flag)
+	case !namespaces || without:
+		return nil, nil
+	}
+	names, err := s.namespaceNames(ctx, sel)
+	return &filter.Contents{Namespaces: names, Only: only}, err
 }
 
 // namespaceNames are those that are selected. Of names alone also those that
 // do not exist: something may have outlived them.
-func (d *deletion) namespaceNames(ctx context.Context) ([]string, error) {
-	names := slices.Clone(d.sel.Names)
-	bare := d.sel
+func (s *session) namespaceNames(ctx context.Context, sel filter.Selection) ([]string, error) {
+	names := slices.Clone(sel.Names)
+	bare := sel
 	bare.Names = nil
 	if len(names) == 0 || bare.Narrow() {
 		var err error
-		if names, err = d.selectedNamespaces(ctx); err != nil {
+		if names, err = s.selectedNamespaces(ctx, sel); err != nil {
 			return nil, err
 		}
 	}
@@ -101,8 +108,8 @@ func (d *deletion) namespaceNames(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-func (d *deletion) selectedNamespaces(ctx context.Context) (names []string, err error) {
-	f, _, err := d.filter(d.sel, d.mainSource)
+func (s *session) selectedNamespaces(ctx context.Context, sel filter.Selection) (names []string, err error) {
+	f, _, err := s.filter(sel, s.mainSource)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +120,7 @@ func (d *deletion) selectedNamespaces(ctx context.Context) (names []string, err 
 		return nil
 	})
 	for _, r := range f.Ranges() {
-		err := d.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
+		err := s.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {
 			return judging.Add(ctx, f.Inspect(ctx, kv))
 		})
 		if err != nil {
@@ -249,14 +256,18 @@ func (d *deletion) describeContents(pv *preview) {
 
 // leftSpaces says how the Namespaces go that are dependents.
 func (d *deletion) leftSpaces(sum *plan.Summary) string {
-	words := ""
+	return fmt.Sprintf("%s owned by these is left, to go with what is in it or not at all: etcd-rescue delete namespace%s", term.Plural(sum.Spaces, "Namespace"), spaceWords(sum))
+}
+
+// spaceWords are the names of the first of them, for a command.
+func spaceWords(sum *plan.Summary) (words string) {
 	for _, name := range sum.LeftSpaces[:min(len(sum.LeftSpaces), topFew)] {
 		words += " " + quoteWord(name)
 	}
 	if more := sum.Spaces - int64(min(len(sum.LeftSpaces), topFew)); more > 0 {
 		words += fmt.Sprintf(" … (%s more)", term.Count(more))
 	}
-	return fmt.Sprintf("%s owned by these is left, to go with what is in it or not at all: etcd-rescue delete namespace%s", term.Plural(sum.Spaces, "Namespace"), words)
+	return words
 }
 
 // terminating reports whether one of the namespaces is being deleted.

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/term"
@@ -33,9 +33,10 @@ type job struct {
 	client  *clientv3.Client
 	etcd    string // "main" or "events"
 	uid     string // of the cluster
+	lost    bool   // the store does not tell it
 	run     string
 	dir     string // of archive and plan, absolute
-	verb    string // for the progress: "deleting"
+	verb    string // for the progress: verbDeleting or verbPuttingBack
 	plane   *controlPlane
 	pacer   apply.Pacer
 	sources []apply.Bytes
@@ -43,6 +44,11 @@ type job struct {
 	archive *snapshots.Archive
 	report  *runReport
 }
+
+const (
+	verbDeleting    = "deleting"
+	verbPuttingBack = "putting back"
+)
 
 // newJob prepares the execution of plans against the etcd that holds r.
 func (s *session) newJob(ctx context.Context, r *codec.Resource, run, verb string, plane *controlPlane) (*job, error) {
@@ -54,14 +60,14 @@ func (s *session) newJob(ctx context.Context, r *codec.Resource, run, verb strin
 	if err != nil {
 		return nil, err
 	}
-	uid, err := s.clusterUID(ctx)
+	uid, lost, err := s.clusterUID(ctx)
 	if err != nil {
 		return nil, err
 	}
 	_, client, etcd := s.sourceFor(r)
 	s.allowUnguarded()
 	return &job{
-		s: s, inv: s.inv, client: client, etcd: etcd, uid: uid, run: run, dir: dir, verb: verb, plane: plane,
+		s: s, inv: s.inv, client: client, etcd: etcd, uid: uid, lost: lost, run: run, dir: dir, verb: verb, plane: plane,
 		pacer:  pace.pacer(plane.served(), lagging{client}),
 		report: &runReport{run: run, cluster: uid, started: s.inv.Now()},
 	}, nil
@@ -79,18 +85,42 @@ func (s *session) allowUnguarded() {
 	}
 }
 
-// clusterUID is the identity that plans and archives carry. A store without
-// one is no Kubernetes store, or has lost its kube-system Namespace.
-func (s *session) clusterUID(ctx context.Context) (string, error) {
-	uid, err := s.identity(ctx)
+// noCluster is what --unsafe-cluster calls a store, plan or archive without an
+// identity.
+const noCluster = "none"
+
+// allowsCluster reports whether --unsafe-cluster names the identity of a plan or
+// an archive, which may be "". Without the flag it names none.
+func (inv *invocation) allowsCluster(uid string) bool {
+	return inv.String(flagUnsafeCluster) == cmp.Or(uid, noCluster)
+}
+
+// clusterUID is the identity that plans and archives carry. A store that does not
+// tell it is no Kubernetes store, or has lost its kube-system Namespace: then the
+// operator says which it is, so that they fit once that Namespace is back.
+func (s *session) clusterUID(ctx context.Context) (uid string, lost bool, err error) {
+	uid, err = s.identity(ctx)
 	if !errors.Is(err, keyspace.ErrNoIdentity) {
-		return uid, err
+		return uid, false, err
 	}
-	if s.inv.String(flagUnsafeCluster) != "" {
-		return "", nil
+	switch allowed := s.inv.String(flagUnsafeCluster); allowed {
+	case "":
+		return "", true, refuse("check --endpoints and --"+flagPrefix+"; if the Namespace kube-system itself is lost, pass --"+flagUnsafeCluster+" none",
+			"below %s there is no kube-system Namespace, by which a cluster is known", s.reader.Prefix)
+	case noCluster:
+		return "", true, nil
+	default:
+		return allowed, true, nil
 	}
-	return "", refuse("check --endpoints and --"+flagPrefix+"; if the Namespace kube-system itself is lost, pass --"+flagUnsafeCluster+" none",
-		"below %s there is no kube-system Namespace, by which a cluster is known", s.reader.Prefix)
+}
+
+// words are the flags that a later command for this cluster needs.
+func (j *job) words() string {
+	words := j.inv.connectionWords()
+	if j.lost {
+		words += " --" + flagUnsafeCluster + " " + quoteWord(j.inv.String(flagUnsafeCluster))
+	}
+	return words
 }
 
 // header begins a plan of this job.
@@ -114,24 +144,29 @@ func (j *job) planPath(pass int) string {
 // carryOut executes one plan and adds how it went to the report. The error is
 // about what stopped it before it could begin.
 func (j *job) carryOut(ctx context.Context, p *plan.Plan, judge plan.Judge) (*apply.Result, error) {
-	deletes := p.Header().Operation == operationDelete
-	if !j.report.begun() {
+	if j.report.operation = p.Header().Operation; !j.report.begun() {
 		j.report.started = j.inv.Now() // what came before was reading and asking
 	}
-	if deletes && j.archive == nil {
-		if err := j.openArchive(p.Header()); err != nil {
-			return nil, err
-		}
+	needed, err := apply.NeedsArchive(ctx, p)
+	if err == nil && needed && j.archive == nil {
+		err = j.openArchive(p.Header())
 	}
-	past := "deleted"
-	if !deletes {
-		past = "put back"
+	if err != nil {
+		return nil, err
+	}
+	past := "put back"
+	if j.verb == verbDeleting {
+		past = "deleted"
 	}
 	progress := term.NewProgress(j.inv.Streams, term.ProgressOptions{
 		Total: p.Trailer().Steps, Verb: j.verb, Past: past, Quiet: j.inv.Bool(flagQuiet), JSON: j.inv.json(), Now: j.inv.Now,
 	})
 	run := apply.Run{
 		Store: j.client, Leases: j.leases(), Sources: j.sources, Judge: judge, Observer: observer{progress},
+		Volumes: plan.Volumes{
+			Reader: j.s.reader, Now: keyspace.Current(j.s.main.Client, j.s.optionsOf(j.s.main)),
+			Overrides: p.Header().Overrides, Undo: p.Header().Operation == operationUndo,
+		},
 		Options: apply.Options{
 			Pacer: j.pacer, Prefix: j.s.reader.Prefix, Timeout: min(j.s.timeout, 10*time.Second), Kine: j.s.options(j.client).Kine,
 			Strict: j.inv.has(flagStrict) && j.inv.Bool(flagStrict), Unguarded: j.s.unguarded,
@@ -340,7 +375,7 @@ func (j *job) leases() apply.Leases {
 	if j.s.options(j.client).Kine {
 		return kineLeases{}
 	}
-	return leases{j.client}
+	return apply.LiveLeases{Client: j.client}
 }
 
 // kineLeases are no leases: what kine gives for a key's lease is its TTL, and
@@ -349,21 +384,6 @@ type kineLeases struct{}
 
 // GrantedTTL implements apply.Leases.
 func (kineLeases) GrantedTTL(_ context.Context, id int64) (int64, error) { return id, nil }
-
-// leases looks up leases in a live etcd.
-type leases struct{ client *clientv3.Client }
-
-// GrantedTTL implements apply.Leases.
-func (l leases) GrantedTTL(ctx context.Context, id int64) (int64, error) {
-	resp, err := l.client.TimeToLive(ctx, clientv3.LeaseID(id))
-	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return max(resp.GrantedTTL, 0), nil
-}
 
 // observer shows the outcome of steps as progress.
 type observer struct{ progress *term.Progress }

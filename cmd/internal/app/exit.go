@@ -118,9 +118,9 @@ func explain(err error) (code int, hint string) {
 func explainFiles(err error) (code int, hint string, ok bool) {
 	switch {
 	case errors.Is(err, plan.ErrDamaged):
-		return exitRefused, "nothing was changed; make the plan again with delete … --plan FILE", true
+		return exitRefused, "nothing was changed; make the plan again, by the command that made it with --plan FILE", true
 	case errors.Is(err, plan.ErrForeign):
-		return exitRefused, "check --endpoints; to carry it out here all the same, pass --unsafe-cluster with the UID that the plan was made for", true
+		return exitRefused, "check --endpoints; to carry it out here all the same, pass --unsafe-cluster with the UID that the plan was made for, none if it names none", true
 	case errors.Is(err, plan.ErrExpired):
 		return exitRefused, "make the plan again, or allow its age with --max-plan-age", true
 	case errors.Is(err, snapshots.ErrLocked):
@@ -128,7 +128,9 @@ func explainFiles(err error) (code int, hint string, ok bool) {
 	case errors.Is(err, apply.ErrArchive):
 		return exitFailed, "nothing is deleted that is not archived; name a place with room by --archive-dir and run it again", true
 	case errors.Is(err, snapshots.ErrNotDB):
-		return exitFailed, "give an etcd snapshot, a member's db file or an archive; unpack a compressed one first (zstd -d)", true
+		return exitFailed, "give an etcd snapshot, a member's db file or an archive; of compressed ones zstd is read, others are unpacked first", true
+	case errors.Is(err, snapshots.ErrNoSpace):
+		return exitFailed, "name a directory with room for what it unpacks to by TMPDIR, or unpack it on another machine (zstd -d)", true
 	case errors.Is(err, snapshots.ErrDamaged):
 		return exitFailed, "the file is damaged: take another copy, or an older snapshot", true
 	case errors.Is(err, apply.ErrCorruptAlarm):

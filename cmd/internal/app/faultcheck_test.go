@@ -37,11 +37,15 @@ func (w *faultWorld) checkSafe() {
 		w.violate("%v", err)
 	}
 	w.checkRevisions(events)
-	archived, planned := w.archived(), w.planned()
+	archived := w.archived()
+	planned, guards := w.planned()
 	for _, e := range ours {
-		if w.operation == operationUndo {
+		switch w.operation {
+		case operationUndo:
 			w.checkPut(e, archived)
-		} else {
+		case operationPutBack:
+			w.checkReplace(e, archived, guards)
+		default:
 			w.checkDelete(e, archived, planned)
 		}
 	}
@@ -77,11 +81,7 @@ func (w *faultWorld) checkDelete(e *clientv3.Event, archived map[string][]*mvccp
 		w.violate("nobody knows what was deleted under %q at revision %d", key, rev)
 		return
 	}
-	kept := false
-	for _, kv := range archived[key] {
-		kept = kept || (kv.ModRevision == e.PrevKv.ModRevision && bytes.Equal(kv.Value, e.PrevKv.Value))
-	}
-	if !kept {
+	if !holds(archived[key], e.PrevKv) {
 		w.violate("LOST: %q as of revision %d was deleted at revision %d and is in no archive", key, e.PrevKv.ModRevision, rev)
 	}
 	if !planned[life{key, codec.DecodeHead(e.PrevKv.Value).Meta.UID}] {
@@ -131,23 +131,29 @@ func (w *faultWorld) archived() map[string][]*mvccpb.KeyValue {
 	return all
 }
 
+// guard is a revision that a key must have for a step of a plan.
+type guard struct {
+	key      string
+	revision int64
+}
+
 // planned is what the plans name.
-func (w *faultWorld) planned() map[life]bool {
-	all := map[life]bool{}
+func (w *faultWorld) planned() (all map[life]bool, guards map[guard]bool) {
+	all, guards = map[life]bool{}, map[guard]bool{}
 	for _, path := range glob(w.t, w.shell.dir, "*.plan.jsonl") {
 		p, err := plan.Open(context.Background(), path)
 		if err != nil {
 			continue // not whole, so nothing was done by it
 		}
 		err = p.Steps(context.Background(), func(_ int, _ string, s plan.Step) error {
-			all[life{s.Key, s.UID}] = true
+			all[life{s.Key, s.UID}], guards[guard{s.Key, s.ModRevision}] = true, true
 			return nil
 		})
 		if p.Close(); err != nil {
 			w.violate("plan %s: %v", path, err)
 		}
 	}
-	return all
+	return all, guards
 }
 
 // inFlight is how many transactions of a killed process may still be carried
@@ -177,7 +183,7 @@ func (w *faultWorld) checkCounts(first ranCommand, later ...ranCommand) {
 	}
 	said := 0
 	for _, r := range counted {
-		said += int(r.report.Deleted + r.report.Created)
+		said += int(r.report.Deleted + r.report.Created + r.report.Replaced)
 		for _, p := range r.report.Problems {
 			if p.Outcome == "failed" && changed[p.Key] {
 				slack++

@@ -171,7 +171,7 @@ func TestFaults(t *testing.T) {
 	}
 	t.Logf("to see the same moments again: FAULT_SEED=%d", seed)
 	var rows []*row
-	for _, operation := range []string{operationDelete, operationUndo} {
+	for _, operation := range []string{operationDelete, operationUndo, operationPutBack} {
 		for _, f := range faults() {
 			r := &row{name: operation + ": " + f.name, codes: map[int]int{}}
 			rows = append(rows, r)
@@ -257,8 +257,8 @@ type ranCommand struct {
 
 // faultReport is what is checked of the document that a run prints.
 type faultReport struct {
-	Deleted, Created, Gone, Present, Skipped, Failed, Remaining int64
-	Problems                                                    []struct{ Key, Outcome, Why string }
+	Deleted, Created, Replaced, Gone, Present, Skipped, Failed, Remaining int64
+	Problems                                                              []struct{ Key, Outcome, Why string }
 }
 
 func (w *faultWorld) rate() []string {
@@ -277,14 +277,21 @@ func (w *faultWorld) undoArgs() []string {
 	return append([]string{"undo", w.archive, "--execute", "--yes", "-o", "json"}, w.rate()...)
 }
 
+// args is the command under test.
+func (w *faultWorld) args() []string {
+	switch w.operation {
+	case operationUndo:
+		return w.undoArgs()
+	case operationPutBack:
+		return w.putBackArgs()
+	}
+	return w.deleteArgs(w.rate()...)
+}
+
 // firstRun runs the command and lets the fault strike.
 func (w *faultWorld) firstRun(ctx context.Context, f fault) ranCommand {
 	w.t.Helper()
-	args := w.deleteArgs(w.rate()...)
-	if w.operation == operationUndo {
-		args = w.undoArgs()
-	}
-	c := w.shell.command(args...)
+	c := w.shell.command(w.args()...)
 	if f.full {
 		w.fillDisk(c)
 	}
@@ -351,12 +358,12 @@ func (w *faultWorld) secondRun(ctx context.Context) []ranCommand {
 	}
 	path := w.lastPlan(ctx)
 	if path == "" {
-		return []ranCommand{w.again(ctx, w.deleteArgs(w.rate()...))}
+		return []ranCommand{w.again(ctx, w.args())}
 	}
 	ran := []ranCommand{w.again(ctx, append([]string{"apply", path, "--execute", "--yes", "--settle", "0", "-o", "json"}, w.rate()...))}
 	if w.touched.any() {
-		// What the other client made anew is in no plan yet.
-		ran = append(ran, w.again(ctx, w.deleteArgs(w.rate()...)))
+		// What the other client made anew, or changed, is in no plan yet.
+		ran = append(ran, w.again(ctx, w.args()))
 	}
 	return ran
 }

@@ -38,6 +38,7 @@ type faultWorld struct {
 	base      *contents // where the history begins
 	history   *chronicle
 	archive   string // that an undo puts back
+	snapshot  string // that a put-back takes its bytes from
 	sum       string // of its file
 	touched   keySet // by the other client
 
@@ -87,6 +88,11 @@ func (w *faultWorld) begin(ctx context.Context, f fault) (err error) {
 		}
 		w.archive = report.Archive
 		if w.sum, err = snapshots.SHA256(ctx, w.archive); err != nil {
+			return err
+		}
+	}
+	if w.operation == operationPutBack {
+		if err := w.changeAll(ctx); err != nil {
 			return err
 		}
 	}

@@ -174,7 +174,7 @@ func approvalFlags(what string) []cli.Flag {
 func paceFlags() []cli.Flag {
 	return append(rateFlags(),
 		&cli.StringFlag{Name: flagArchiveDir, Usage: "`DIR` for the archive and the plan", Value: ".", Category: catPace},
-		&cli.StringFlag{Name: flagUnsafeCluster, Usage: "accept a plan or archive that was made for the cluster whose kube-system has `UID`", Category: catPace},
+		&cli.StringFlag{Name: flagUnsafeCluster, Usage: "accept a plan, archive or snapshot of the cluster whose kube-system has `UID`", Category: catPace},
 	)
 }
 
@@ -199,12 +199,18 @@ func overrideFlags() []cli.Flag {
 
 // overrides reads the flags that let a guard pass what it would block.
 func (inv *invocation) overrides() (filter.Overrides, error) {
-	for _, kind := range inv.StringSlice(flagUnsafeKind) {
+	kinds, err := inv.unsafeKinds()
+	return filter.Overrides{Namespaces: inv.StringSlice(flagUnsafeNamespace), Kinds: kinds}, err
+}
+
+func (inv *invocation) unsafeKinds() ([]string, error) {
+	kinds := inv.StringSlice(flagUnsafeKind)
+	for _, kind := range kinds {
 		if !slices.Contains(filter.UnsafeKinds(), kind) {
-			return filter.Overrides{}, usage("it takes one of: "+strings.Join(filter.UnsafeKinds(), ", "), "--%s %q is no kind that is protected", flagUnsafeKind, kind)
+			return nil, usage("it takes one of: "+strings.Join(filter.UnsafeKinds(), ", "), "--%s %q is no kind that is protected", flagUnsafeKind, kind)
 		}
 	}
-	return filter.Overrides{Namespaces: inv.StringSlice(flagUnsafeNamespace), Kinds: inv.StringSlice(flagUnsafeKind)}, nil
+	return kinds, nil
 }
 
 func maxPlanAgeFlag() cli.Flag {
@@ -215,6 +221,9 @@ func maxPlanAgeFlag() cli.Flag {
 func (inv *invocation) settings() connect.Settings {
 	list := func(name string) []string {
 		var urls []string
+		if !inv.has(name) {
+			return nil
+		}
 		for _, u := range strings.Split(inv.String(name), ",") {
 			if u = strings.TrimSpace(u); u != "" {
 				urls = append(urls, u)

@@ -21,10 +21,8 @@ const (
 func printHelp(s term.Streams, commands []*command) {
 	w, columns := s.Out, width(s.OutWidth)
 	fmt.Fprintf(w, "%s\n\nCommands:\n", term.Wrap(intro, columns))
-	for _, c := range commands {
-		if !c.hidden {
-			fmt.Fprintf(w, "%s%-10s %s\n", helpIndent, c.name, c.summary)
-		}
+	for _, word := range firstWords(commands, "") {
+		fmt.Fprintf(w, "%s%-10s %s\n", helpIndent, word, summaryOf(commands, word))
 	}
 	fmt.Fprintf(w, "\nBegin with:\n")
 	for _, e := range []string{"etcd-rescue drill runaway-job", "etcd-rescue count", "etcd-rescue delete pods -n NAMESPACE --owner job/NAME"} {
@@ -32,6 +30,34 @@ func printHelp(s term.Streams, commands []*command) {
 	}
 	fmt.Fprintf(w, "\nHelp on one of them, with its flags: etcd-rescue COMMAND --help\n")
 	printExitCodes(w)
+}
+
+// summaryOf is the line of a command, or of a group of them, in the list of all.
+func summaryOf(commands []*command, word string) string {
+	if isGroup(commands, word) {
+		return joinWords(firstWords(membersOf(commands, word), word+" ")) + ": see etcd-rescue " + word + " --help"
+	}
+	return findCommand(commands, []string{word}).summary
+}
+
+// printGroupHelp lists the commands that begin with the same word.
+func printGroupHelp(s term.Streams, commands []*command, group string) {
+	members := membersOf(commands, group)
+	widest := 0
+	for _, c := range members {
+		widest = max(widest, len(c.name))
+	}
+	fmt.Fprintf(s.Out, "%s: %s\n\nCommands:\n", group, groupSummaries()[group])
+	for _, c := range members {
+		fmt.Fprintf(s.Out, "%s%-*s  %s\n", helpIndent, widest, c.name, c.summary)
+	}
+	fmt.Fprintf(s.Out, "\nHelp on one of them, with its flags: etcd-rescue %s COMMAND --help\n", group)
+	printExitCodes(s.Out)
+}
+
+// groupSummaries says what the commands of a group have in common.
+func groupSummaries() map[string]string {
+	return map[string]string{"snapshot": "take, check, compare and restore whole stores"}
 }
 
 func printCommandHelp(s term.Streams, c *command) {

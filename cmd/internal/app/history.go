@@ -134,7 +134,7 @@ func (h *history) decode(p *pastVersion) error {
 	if len(shown.Omitted) > 0 {
 		h.omitted.add(fmt.Sprintf("revision %d (%s)", p.ModRevision, joinWords(shown.Omitted)))
 	}
-	p.whole, err = h.comparable(shown)
+	p.whole, err = renderForDiff(shown, h.key.Resource, h.s.inv.Bool(flagShowSecrets))
 	return err
 }
 

@@ -64,7 +64,7 @@ func (cp *controlPlane) lives() string {
 // restarts (k8s pkg/controller/garbagecollector/uid_cache.go).
 func (cp *controlPlane) note(owned int64) string {
 	if cp.Server() {
-		return fmt.Sprintf("%s with owners, and %s: stop kube-controller-manager on all masters first, undo, start it again; or accept that the garbage collector "+
+		return fmt.Sprintf("%s with owners, and %s: stop kube-controller-manager on all masters first, put them back, start it again; or accept that the garbage collector "+
 			"may delete them again: --%s %d", objects(owned), cp.lives(), flagUnsafeLive, owned)
 	}
 	return fmt.Sprintf("%s with owners: restart kube-controller-manager before the API servers come back, because its garbage collector remembers the owners as missing", objects(owned))
@@ -84,7 +84,7 @@ func (inv *invocation) checkLive(cp *controlPlane, owned int64) error {
 	if !cp.Server() || owned == 0 || inv.Int64(flagUnsafeLive) == owned {
 		return nil
 	}
-	return refuse(fmt.Sprintf("stop kube-controller-manager on all masters (move its manifest away) and the API servers too, undo, then start the controller-manager before them; or pass --%s %d",
+	return refuse(fmt.Sprintf("stop kube-controller-manager on all masters (move its manifest away) and the API servers too, put them back, then start the controller-manager before them; or pass --%s %d",
 		flagUnsafeLive, owned),
 		"%s, and the garbage collector may delete the %s with owners again: it remembers missing owners until kube-controller-manager restarts",
 		cp.lives(), objects(owned))
@@ -101,8 +101,11 @@ func (cp *controlPlane) aftermath(operation string, sum *plan.Summary) []plan.Co
 	if rest.Names > 0 {
 		resources = append(resources, "") // any without a rule of its own
 	}
-	if operation == operationUndo {
+	switch operation {
+	case operationUndo:
 		return plan.UndoAftermath(resources, sum.Owned, living)
+	case operationPutBack:
+		return plan.PutBackAftermath(resources, sum.Owned, sum.Replacing, living)
 	}
 	return plan.Aftermath(resources, living)
 }

@@ -15,7 +15,7 @@ import (
 
 // preview is what a write would do, for people and for JSON.
 type preview struct {
-	operation string // delete or undo
+	operation string // delete, undo or put-back
 	sum       *plan.Summary
 	selection string
 	revision  int64
@@ -33,6 +33,8 @@ type preview struct {
 	file   string        // that was read instead of etcd, "" for none
 	plane  *controlPlane // nil with a file
 	fields []previewField
+	differ *differences   // of a put-back
+	from   string         // the file of a put-back
 	more   map[string]any // what the document has beside
 }
 
@@ -123,11 +125,12 @@ func (pv *preview) write(out io.Writer, columns int) {
 	w := writer{out, columns}
 	sum := pv.sum
 	verb := "delete"
-	if pv.operation == operationUndo {
+	if pv.puts() {
 		verb = "put back"
 	}
 	if sum.Steps == 0 {
 		w.line("Would %s nothing: %s", verb, pv.nothing())
+		pv.where(w)
 	} else {
 		w.line("Would %s %s (%s), read at revision %d", verb, objects(sum.Steps), term.Bytes(sum.Bytes), pv.revision)
 		pv.properties(w)
@@ -138,6 +141,7 @@ func (pv *preview) write(out io.Writer, columns int) {
 			w.field("alive", pv.plane.String())
 		}
 	}
+	pv.differ.write(w)
 	pv.warnings(w)
 	pv.next(w)
 	if pv.planPath != "" && !pv.asking {
@@ -153,12 +157,28 @@ func (pv *preview) write(out io.Writer, columns int) {
 	w.line("%s", pv.ending())
 }
 
+// puts tells whether objects are put back.
+func (pv *preview) puts() bool { return pv.operation != operationDelete }
+
+// archives tells whether bytes have to be archived first.
+func (pv *preview) archives() bool {
+	return pv.archive != "" && (pv.operation == operationDelete || pv.sum.Replacing > 0)
+}
+
+// archived is what they take on disk.
+func (pv *preview) archived() int64 {
+	if pv.puts() {
+		return archiveSize(&plan.Summary{Steps: pv.sum.Replacing, Bytes: pv.sum.ReplacedBytes})
+	}
+	return archiveSize(pv.sum)
+}
+
 // ending is the last line of every preview.
 func (pv *preview) ending() string {
 	switch {
 	case pv.file != "":
 		return "Nothing was changed; this was read from " + pv.file + "."
-	case pv.sum.Steps > 0 && len(pv.sum.Blocked) == 0 && pv.planPath == "":
+	case pv.sum.Steps > 0 && (len(pv.sum.Blocked) == 0 || pv.puts()) && pv.planPath == "":
 		return "Nothing was changed. Add --execute to do it."
 	}
 	return "Nothing was changed."
@@ -166,6 +186,8 @@ func (pv *preview) ending() string {
 
 func (pv *preview) nothing() string {
 	switch {
+	case pv.operation == operationPutBack:
+		return pv.nothingMissing()
 	case len(pv.sum.Blocked) > 0:
 		return "all of it is blocked"
 	case pv.operation == operationUndo:
@@ -195,11 +217,19 @@ func (pv *preview) properties(w writer) {
 		w.field("oldest", pv.aged(sum.Oldest))
 		w.field("newest", pv.aged(sum.Newest))
 	}
+	pv.where(w)
 	for _, f := range pv.fields {
 		w.field(f.label, f.text)
 	}
 	if !sum.Finalizers.Empty() && pv.operation == operationDelete {
 		w.field("finalizers", shares(sum.Finalizers)+"; a delete in etcd does not wait for them")
+	}
+}
+
+// where says where puts take their bytes from.
+func (pv *preview) where(w writer) {
+	if pv.from != "" {
+		w.line("  %-11s%s", "from", pv.from) // a path is never wrapped
 	}
 }
 
@@ -314,10 +344,10 @@ func kinds(n int64, what string) string {
 
 func (pv *preview) cost(w writer) {
 	w.field("time", pv.pace.time(pv.sum.Steps, pv.plane.served()))
-	if pv.archive == "" || pv.operation != operationDelete {
+	if !pv.archives() {
 		return
 	}
-	text := fmt.Sprintf("about %s in %s", term.Bytes(archiveSize(pv.sum)), pv.archive)
+	text := fmt.Sprintf("about %s in %s", term.Bytes(pv.archived()), pv.archive)
 	if pv.free >= 0 {
 		text += fmt.Sprintf(", where %s are free", term.Bytes(pv.free))
 	}
@@ -327,14 +357,18 @@ func (pv *preview) cost(w writer) {
 func (pv *preview) warnings(w writer) {
 	sum := pv.sum
 	warn := func(format string, args ...any) { w.field("warning", fmt.Sprintf(format, args...)) }
-	if pv.shared != "" && sum.Steps > 0 && pv.operation == operationDelete {
+	if pv.shared != "" && sum.Steps > 0 && pv.archives() {
 		warn("the archive would share the disk of etcd's own data (%s): its writes slow etcd down; --archive-dir names another place", pv.shared)
 	}
-	if pv.archive != "" && pv.free >= 0 && archiveSize(sum) > pv.free && pv.operation == operationDelete {
-		warn("that is more than is free there: nothing would be deleted")
+	if pv.archives() && pv.free >= 0 && pv.archived() > pv.free {
+		warn("that is more than is free there: nothing would be changed")
+	}
+	blocked := "blocked"
+	if pv.puts() {
+		blocked += " and left out" // the others are put back all the same
 	}
 	for _, b := range sum.Blocked {
-		text := fmt.Sprintf("%s blocked: %s", objects(b.Count), b.Reason)
+		text := fmt.Sprintf("%s %s: %s", objects(b.Count), blocked, b.Reason)
 		if b.Allow != "" {
 			text += " (" + b.Allow + ")"
 		}
@@ -342,6 +376,9 @@ func (pv *preview) warnings(w writer) {
 	}
 	for _, v := range sum.Warned {
 		warn("%s: %s", objects(v.Count), v.Reason)
+	}
+	for _, v := range sum.PutWarnings {
+		warn("%s", putWarning(v))
 	}
 	for _, n := range pv.allNotes() {
 		w.field("note", n)
@@ -353,7 +390,7 @@ func (pv *preview) allNotes() []string {
 	if pv.plane == nil {
 		return pv.notes
 	}
-	return append(pv.plane.health.notes(pv.operation == operationUndo), pv.notes...)
+	return append(pv.plane.health.notes(pv.puts()), pv.notes...)
 }
 
 // next says what happens of itself afterwards.
@@ -394,16 +431,22 @@ func (pv *preview) document() map[string]any {
 		doc["oldest"], doc["newest"] = sum.Oldest, sum.Newest
 	}
 	pv.pace.document(doc, sum.Steps, pv.plane.served())
-	if pv.operation == operationDelete && pv.archive != "" {
-		archive := map[string]any{"dir": pv.archive, "bytes": archiveSize(sum)}
+	if pv.archives() {
+		archive := map[string]any{"dir": pv.archive, "bytes": pv.archived()}
 		if pv.free >= 0 {
 			archive["free"] = pv.free
 		}
 		doc["archive"] = archive
 	}
-	if pv.operation == operationUndo {
+	if pv.puts() {
 		doc["present"], doc["differing"], doc["differingKeys"] = sum.Present, sum.Differing, append([]string{}, sum.DifferingKeys...)
 		doc["leased"], doc["superseded"], doc["owned"] = sum.Leased, sum.Superseded, sum.Owned
+	}
+	if pv.operation == operationPutBack {
+		doc["replacing"], doc["putWarnings"] = sum.Replacing, append([]plan.PutWarning{}, sum.PutWarnings...)
+	}
+	if pv.differ != nil {
+		doc["compared"], doc["moreCompared"] = pv.differ.document(), pv.differ.more
 	}
 	if pv.planPath != "" {
 		doc["plan"] = pv.planPath

@@ -13,21 +13,23 @@ import (
 
 // runReport collects what became of a run.
 type runReport struct {
-	run     string
-	cluster string
-	started time.Time
-	took    time.Duration // without the settle time
-	archive string        // path, "" if nothing was archived
-	earlier string        // path of the same run's archive in another folder, "" for none
-	plan    string        // path of the last pass's plan
-	journal string        // path of what was decided, "" if nothing was begun
-	passes  []passReport
-	left    *leftover
-	present int64 // undo: were there before it began
-	differ  int64 // undo: there with other bytes before it began
-	notes   []string
-	ahead   int64  // steps of an approved plan that was not begun yet
-	goOn    string // the command that deletes what the bound left, "" for none
+	operation string // of the plans that were carried out, "" for none yet
+	run       string
+	cluster   string
+	started   time.Time
+	took      time.Duration // without the settle time
+	archive   string        // path, "" if nothing was archived
+	earlier   string        // path of the same run's archive in another folder, "" for none
+	plan      string        // path of the last pass's plan
+	journal   string        // path of what was decided, "" if nothing was begun
+	passes    []passReport
+	left      *leftover
+	present   int64 // of puts: were there before it began
+	differ    int64 // of puts: there with other bytes before it began
+	notes     []string
+	ahead     int64  // steps of an approved plan that was not begun yet
+	goOn      string // the command that deletes what the bound left, "" for none
+	unmake    string // the command that deletes what was created, "" for none
 }
 
 type passReport struct {
@@ -105,7 +107,7 @@ func (r *runReport) stuck() bool {
 		return false
 	}
 	c := r.passes[len(r.passes)-1].result.Counts
-	return c[apply.Deleted]+c[apply.Raced]+c[apply.Created]+c[apply.Gone]+c[apply.Before] == 0
+	return c[apply.Deleted]+c[apply.Raced]+c[apply.Created]+c[apply.Replaced]+c[apply.Gone]+c[apply.Before] == 0
 }
 
 func (r *runReport) settled(sum *plan.Summary, wait time.Duration) {
@@ -151,11 +153,14 @@ func (j *job) show(err error) error {
 	}
 	w := writer{j.inv.Streams.Out, width(j.inv.Streams.OutWidth)}
 	r := j.report
-	if j.verb == "deleting" {
+	if j.verb == verbDeleting {
 		w.line("Deleted %s in %s", objects(r.count(apply.Deleted)+r.count(apply.Raced)), term.Duration(r.took))
 		w.counts("already gone", r.count(apply.Gone))
 	} else {
-		w.line("Put back %s in %s", objects(r.count(apply.Created)), term.Duration(r.took))
+		w.line("Put back %s in %s", objects(r.count(apply.Created)+r.count(apply.Replaced)), term.Duration(r.took))
+		if r.archive != "" {
+			w.counts("of these replaced", r.count(apply.Replaced))
+		}
 		w.counts("there already", r.count(apply.Present)+r.present)
 	}
 	if n := r.count(apply.Before); n > 0 {
@@ -164,7 +169,7 @@ func (j *job) show(err error) error {
 	w.counts("changed since, skipped", r.count(apply.Skipped)+r.differ)
 	w.counts("failed", r.count(apply.Failed))
 	w.counts("not begun", r.lastRemaining())
-	if j.verb == "deleting" {
+	if j.verb == verbDeleting {
 		w.counts("passes", int64(len(r.passes)))
 	}
 	if n := r.retries(); n > 0 {
@@ -245,14 +250,33 @@ func (j *job) paths(w writer, err error) {
 	if r.archive != "" {
 		w.line("undo:    %s", j.undoCommand())
 	}
+	if r.unmake != "" {
+		w.line("undo:    %s", r.unmake)
+	}
 }
 
+// undoCommand puts back what the run has archived.
 func (j *job) undoCommand() string {
+	if j.verb != verbDeleting {
+		return j.replaceCommand()
+	}
 	archives := quoteWord(j.report.archive)
 	if j.report.earlier != "" {
 		archives += " " + quoteWord(j.report.earlier)
 	}
-	return "etcd-rescue undo " + archives + " --execute" + j.inv.connectionWords()
+	return "etcd-rescue undo " + archives + " --execute" + j.words()
+}
+
+// replaceCommand puts back what was replaced, also what had a lease: undo leaves
+// other bytes alone.
+func (j *job) replaceCommand() string {
+	command := func(archive string) string {
+		return "etcd-rescue put-back --from " + quoteWord(archive) + " --replace --" + flagWithLeased + " --execute" + j.words()
+	}
+	if j.report.earlier == "" {
+		return command(j.report.archive)
+	}
+	return command(j.report.archive) + " && " + command(j.report.earlier)
 }
 
 func (j *job) resumeCommand() string {
@@ -260,14 +284,18 @@ func (j *job) resumeCommand() string {
 	if j.report.earlier != "" {
 		dir = " --" + flagArchiveDir + " " + quoteWord(j.dir)
 	}
-	return "etcd-rescue apply " + quoteWord(j.report.plan) + " --execute" + dir + j.inv.connectionWords()
+	return "etcd-rescue apply " + quoteWord(j.report.plan) + " --execute" + dir + j.words()
 }
 
 func (j *job) document(err error) map[string]any {
 	r := j.report
-	operation := operationUndo
-	if j.verb == "deleting" {
+	operation := r.operation
+	switch {
+	case operation != "":
+	case j.verb == verbDeleting:
 		operation = operationDelete
+	default:
+		operation = operationUndo
 	}
 	passes := []any{}
 	for _, p := range r.passes {
@@ -280,7 +308,7 @@ func (j *job) document(err error) map[string]any {
 	doc := map[string]any{
 		"version": 1, "kind": "result", "operation": operation, "run": r.run, "cluster": r.cluster,
 		"deleted": r.count(apply.Deleted) + r.count(apply.Raced), "before": r.count(apply.Before), "raced": r.count(apply.Raced), "gone": r.count(apply.Gone), "created": r.count(apply.Created),
-		"present": r.count(apply.Present) + r.present, "skipped": r.count(apply.Skipped) + r.differ, "failed": r.count(apply.Failed),
+		"replaced": r.count(apply.Replaced), "present": r.count(apply.Present) + r.present, "skipped": r.count(apply.Skipped) + r.differ, "failed": r.count(apply.Failed),
 		"remaining": r.lastRemaining(), "passes": passes, "problems": problems, "notes": append([]string{}, r.notes...),
 		"retries": r.retries(), "resolved": r.resolved(), "milliseconds": r.took.Milliseconds(), "interrupted": errors.Is(err, context.Canceled),
 	}
@@ -301,6 +329,9 @@ func (j *job) document(err error) map[string]any {
 	}
 	if r.goOn != "" {
 		doc["goOn"] = r.goOn
+	}
+	if r.unmake != "" {
+		doc["deleteCreated"] = r.unmake
 	}
 	if r.earlier != "" {
 		doc["earlierArchive"] = r.earlier

@@ -128,6 +128,11 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("ENCRYPTION", config)
+			zoo, err := filepath.Abs(zooSnapshot)
+			if err != nil {
+				return err
+			}
+			env.Setenv("ZOO_SNAPSHOT", zoo)
 			env.Values[storesKey{}] = map[string]*scriptStore{}
 			return nil
 		},
@@ -135,7 +140,7 @@ func TestScripts(t *testing.T) {
 			"sandbox": cmdSandbox, "sandbox-zoo": cmdSandboxZoo, "lose-leader": cmdLoseLeader, "alarm": cmdAlarm, "kine": cmdKine,
 			"revision": cmdRevision, "unchanged": cmdUnchanged, "restored": cmdRestored, "kept": cmdKept, "untouched": cmdUntouched,
 			"etcdput": cmdPut, "etcdcopy": cmdCopy, "etcddel": cmdDelete, "etcdretype": cmdRetype, "etcdgrow": cmdGrow, "etcdcount": cmdCount, "snapshot": cmdSnapshot, "etcdutl-status": cmdStatus,
-			"exitcode": cmdExitCode, "same": cmdSame, "refill": cmdRefill, "leased": cmdLeased, "capture": cmdCapture, "replace": cmdReplace, "cut": cmdCut, "sorted": cmdSorted, "sum": cmdSum, "closed-port": cmdClosedPort,
+			"exitcode": cmdExitCode, "same": cmdSame, "refill": cmdRefill, "leased": cmdLeased, "capture": cmdCapture, "replace": cmdReplace, "cut": cmdCut, "sorted": cmdSorted, "sum": cmdSum, "zoo-file": cmdZooFile, "damage": cmdDamage, "closed-port": cmdClosedPort,
 		},
 	})
 }

@@ -61,6 +61,22 @@ func (s *session) selection(ctx context.Context, args []string) (filter.Selectio
 	return sel, nil
 }
 
+// checkNarrow refuses the selection of a write that would mean everything of a
+// kind, and one by name that does not say where.
+func (s *session) checkNarrow(sel filter.Selection) error {
+	if !sel.Narrow() {
+		return usage("say which: NAMEs, -n NAMESPACE, -l SELECTOR, --owner KIND/NAME, --phase …; -A alone is no selection",
+			"%s %s without a selection would mean all of them", s.inv.command.name, sel.Resource)
+	}
+	if len(sel.Names) == 0 {
+		return nil
+	}
+	if r, _, _ := s.reader.Catalog.Lookup(sel.Resource); r.Namespaced && sel.Namespace == "" {
+		return usage("add -n NAMESPACE", "%s are namespaced: a name alone does not say which one", r)
+	}
+	return nil
+}
+
 func (s *session) checkKeys(keys, args []string) error {
 	if len(keys) > 0 && len(args) > 0 {
 		return usage("give one or the other", "--%s names keys, %q names a resource", flagExactKey, args[0])
@@ -100,7 +116,7 @@ func (s *session) filter(sel filter.Selection, src filter.Getter) (*filter.Filte
 // sayUndecided says why a filter could not decide, with an example of each
 // reason, and returns what helps.
 func (inv *invocation) sayUndecided(f *filter.Filter) (hint string) {
-	hint = "what cannot be read is never selected; by its key it can be deleted with --" + flagExactKey
+	hint = "what cannot be read is never selected; its key can be named with --" + flagExactKey
 	reasons, more := f.WhyUndecided()
 	for _, r := range reasons {
 		inv.say("note: not decided, such as %s: %s", term.Clean(r.Key), term.Clean(r.Text))

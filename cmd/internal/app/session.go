@@ -50,7 +50,10 @@ type session struct {
 	unguarded *atomic.Int64
 
 	file *snapshots.File // with --from
-	main *connect.Conn
+	// target is the live session that the file's objects go to, nil if it is
+	// only read. Both have one reader.
+	target *session
+	main   *connect.Conn
 	// events is the events' own etcd, if they have one.
 	events *connect.Conn
 
@@ -71,7 +74,7 @@ func (inv *invocation) open(ctx context.Context) (*session, error) {
 	s := &session{inv: inv, alone: inv.serializable(), log: inv.logger(), reader: &codec.Reader{Catalog: codec.NewCatalog()}}
 	var err error
 	if inv.from() != "" {
-		err = s.openFile(inv.from())
+		err = s.openFile(ctx, inv.from())
 	} else {
 		err = s.connect(ctx)
 	}
@@ -95,19 +98,22 @@ func (inv *invocation) has(name string) bool {
 	return false
 }
 
+// from is the file that is read instead of etcd, "" for none.
 func (inv *invocation) from() string {
-	if !inv.has(flagFrom) {
+	if inv.command.source || !inv.has(flagFrom) {
 		return ""
 	}
 	return inv.String(flagFrom)
 }
 
-func (s *session) openFile(path string) error {
-	f, err := snapshots.Open(path, snapshots.Options{})
+// openFile takes a damaged file, too: the command ends with saying what it could
+// not read (afterFiles).
+func (s *session) openFile(ctx context.Context, path string) error {
+	f, err := snapshots.OpenContext(ctx, path, snapshots.Options{Tolerant: true})
 	if err != nil {
 		return err
 	}
-	s.file = f
+	s.file, s.inv.files = f, append(s.inv.files, f)
 	s.reader.Prefix = codec.NormalizePrefix("/registry")
 	if info, ok := f.Archive(); ok && info.Prefix != "" {
 		s.reader.Prefix = info.Prefix
@@ -265,6 +271,12 @@ func (s *session) learn(ctx context.Context) error {
 		return nil
 	}
 	s.crds = true
+	if s.target != nil {
+		// First: where both define a kind, the file's keys are made by its own.
+		if err := s.target.learn(ctx); err != nil {
+			return err
+		}
+	}
 	var broken listed
 	r := keyspace.Prefix(s.reader.Prefix + crdPrefix)
 	err := s.mainSource.Scan(ctx, r, false, func(kv *mvccpb.KeyValue) error {

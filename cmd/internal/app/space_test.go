@@ -32,7 +32,7 @@ func TestArchiveOnEtcdsOwnDiskIsWarnedOf(t *testing.T) {
 	}
 	var out bytes.Buffer
 	pv.write(&out, 80)
-	for _, want := range []string{"share the disk of etcd's own data", "that is more than is free there: nothing would be deleted"} {
+	for _, want := range []string{"share the disk of etcd's own data", "that is more than is free there: nothing would be changed"} {
 		if text := strings.Join(strings.Fields(out.String()), " "); !strings.Contains(text, want) {
 			t.Errorf("the preview does not say %q:\n%s", want, out.String())
 		}

@@ -1,7 +1,9 @@
 package app
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -111,7 +113,7 @@ func (u *undoing) run(ctx context.Context) error {
 	if u.plane, err = u.controlPlane(ctx, u.info.Etcd); err != nil {
 		return err
 	}
-	j, err := u.newJob(ctx, events, u.inv.newRun(), "putting back", u.plane)
+	j, err := u.newJob(ctx, events, u.inv.newRun(), verbPuttingBack, u.plane)
 	if err != nil {
 		return err
 	}
@@ -133,8 +135,8 @@ func (u *undoing) run(ctx context.Context) error {
 
 // checkArchive refuses an archive of another cluster.
 func (u *undoing) checkArchive(j *job) error {
-	if u.info.ClusterUID != j.uid && u.inv.String(flagUnsafeCluster) != u.info.ClusterUID {
-		return refuse("check --endpoints; to put it back here all the same, pass --"+flagUnsafeCluster+" "+u.info.ClusterUID,
+	if u.info.ClusterUID != j.uid && !u.inv.allowsCluster(u.info.ClusterUID) {
+		return refuse("check --endpoints; to put it back here all the same, pass --"+flagUnsafeCluster+" "+cmp.Or(u.info.ClusterUID, noCluster),
 			"the archive comes from the cluster whose kube-system has UID %q, here it is %q", u.info.ClusterUID, j.uid)
 	}
 	if u.info.Prefix != u.reader.Prefix {
@@ -169,7 +171,8 @@ func (u *undoing) preview(ctx context.Context, req plan.UndoRequest, h plan.Head
 		return err
 	}
 	if sum.Differing > 0 {
-		return partial("", "%s under whose key something else is now: left alone", objects(sum.Differing))
+		return partial("to put the archived bytes there, after archiving those: etcd-rescue put-back --replace --from ARCHIVE",
+			"%s under whose key something else is now: left alone", objects(sum.Differing))
 	}
 	return u.inv.somethingToDo(sum.Steps)
 }
@@ -209,48 +212,69 @@ func (u *undoing) execute(ctx context.Context, j *job, req plan.UndoRequest, h p
 	if err != nil {
 		return err
 	}
+	return j.putBack(ctx, out, path, u.newPreview(sum, h.Revision, ""), u.files...)
+}
+
+// putBack carries out what a preview of puts shows: the plan in out, which
+// takes its bytes from these files.
+func (j *job) putBack(ctx context.Context, out *plan.Writer, path string, pv *preview, files ...*snapshots.File) error {
+	sum := pv.sum
+	j.report.operation = pv.operation
 	j.report.present, j.report.differ = sum.Present, sum.Differing
 	if sum.Leased > 0 {
 		j.report.notes = append(j.report.notes, fmt.Sprintf("Left out because of their lease (events): %s.", objects(sum.Leased)))
 	}
+	if sum.Differing > 0 && pv.operation == operationPutBack {
+		j.report.notes = append(j.report.notes, fmt.Sprintf("Left alone, because something else is there: %s; --%s puts the file's bytes there.", objects(sum.Differing), flagReplace))
+	}
 	if sum.Steps == 0 {
 		return j.conclude(nil)
 	}
-	if err := u.plane.health.check(true, sum.Steps, 0); err != nil {
+	if err := j.checkPuts(sum); err != nil {
 		return err
 	}
-	if err := u.inv.checkLive(u.plane, sum.Owned); err != nil {
-		return err
-	}
-	if err := u.approve(ctx, sum, h.Revision); err != nil {
+	if err := j.inv.approvePuts(ctx, pv); err != nil {
 		return err
 	}
 	if err := out.Close(); err != nil {
 		return err
 	}
-	return u.carryOut(ctx, j, path, sum)
+	return j.putAll(ctx, path, sum, files...)
 }
 
-func (u *undoing) approve(ctx context.Context, sum *plan.Summary, rev int64) error {
-	if !u.inv.Bool(flagYes) {
-		pv := u.newPreview(sum, rev, "")
-		pv.asking = true
-		pv.write(u.inv.Streams.Err, width(u.inv.Streams.ErrWidth))
+// checkPuts refuses what the disk, etcd or the controllers would not bear.
+func (j *job) checkPuts(sum *plan.Summary) error {
+	if sum.Replacing > 0 {
+		if err := j.checkSpace(&plan.Summary{Steps: sum.Replacing, Bytes: sum.ReplacedBytes}); err != nil {
+			return err
+		}
 	}
-	return u.inv.confirm(ctx, sum.Steps, fmt.Sprintf("put back these %s", objects(sum.Steps)))
+	if err := j.plane.health.check(true, sum.Steps, 0); err != nil {
+		return err
+	}
+	return j.inv.checkLive(j.plane, sum.Owned)
 }
 
-func (u *undoing) carryOut(ctx context.Context, j *job, path string, sum *plan.Summary) error {
+// approvePuts asks for what a preview shows.
+func (inv *invocation) approvePuts(ctx context.Context, pv *preview) error {
+	if !inv.Bool(flagYes) {
+		pv.asking = true
+		pv.write(inv.Streams.Err, width(inv.Streams.ErrWidth))
+	}
+	return inv.confirm(ctx, pv.sum.Steps, fmt.Sprintf("put back these %s", objects(pv.sum.Steps)))
+}
+
+func (j *job) putAll(ctx context.Context, path string, sum *plan.Summary, files ...*snapshots.File) error {
 	p, err := plan.Open(ctx, path)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	for _, f := range u.files {
+	for _, f := range files {
 		j.sources = append(j.sources, f)
 	}
 	result, err := j.carryOut(ctx, p, plan.Judge{})
-	j.report.finished(u.inv.Now())
+	j.report.finished(j.inv.Now())
 	if result == nil {
 		return err
 	}
@@ -258,7 +282,10 @@ func (u *undoing) carryOut(ctx context.Context, j *job, path string, sum *plan.S
 		err = result.Stopped
 	}
 	if sum.Owned > 0 {
-		j.report.notes = append(j.report.notes, u.plane.advice(sum.Owned))
+		j.report.notes = append(j.report.notes, j.plane.advice(sum.Owned))
+	}
+	if p.Header().Operation == operationPutBack {
+		err = errors.Join(err, j.findUnmake(ctx, p, sum.Steps-sum.Replacing))
 	}
 	return j.conclude(err)
 }

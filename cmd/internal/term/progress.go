@@ -31,6 +31,9 @@ type ProgressOptions struct {
 	// Verb is what happens to them ("deleting"), Past what has happened to
 	// those that are done ("deleted").
 	Verb, Past string
+	// Bytes says that the items are bytes: they are shown as sizes, and none
+	// can be skipped or fail.
+	Bytes bool
 	// Quiet and JSON switch everything off.
 	Quiet, JSON bool
 	// Now is the clock; nil is time.Now.
@@ -178,11 +181,14 @@ func (p *Progress) show() {
 		p.draw()
 		return
 	}
-	parts := []string{Rate(p.rate()), Count(p.skipped) + " skipped", Count(p.failed) + " failed", p.remaining("about ")}
+	parts := []string{p.speed(), Count(p.skipped) + " skipped", Count(p.failed) + " failed", p.remaining("about ")}
+	if p.opts.Bytes {
+		parts = slices.Delete(parts, 1, 3)
+	}
 	if p.note != "" && !p.finished {
 		parts = append(parts, p.note)
 	}
-	fmt.Fprintf(p.w, "%s %s of %s (%s)\n", p.opts.Past, Count(p.done), Count(p.opts.Total), strings.Join(parts, ", "))
+	fmt.Fprintf(p.w, "%s %s of %s (%s)\n", p.opts.Past, p.number(p.done), p.number(p.opts.Total), strings.Join(parts, ", "))
 }
 
 func (p *Progress) clear() {
@@ -215,8 +221,8 @@ func (p *Progress) describe(room int) string {
 	if p.finished {
 		verb = p.opts.Past
 	}
-	count := Count(p.done) + "/" + Count(p.opts.Total)
-	rate, left := Rate(p.rate()), p.remaining("")
+	count := p.number(p.done) + "/" + p.number(p.opts.Total)
+	rate, left := p.speed(), p.remaining("")
 	if len(p.samples) == 1 {
 		rate, left = "", "" // nothing is known yet
 	}
@@ -266,6 +272,20 @@ func (p *Progress) rate() float64 {
 		return float64(last.n-first.n) / seconds
 	}
 	return 0
+}
+
+func (p *Progress) number(n int64) string {
+	if p.opts.Bytes {
+		return Bytes(n)
+	}
+	return Count(n)
+}
+
+func (p *Progress) speed() string {
+	if p.opts.Bytes {
+		return Bytes(int64(p.rate())) + "/s"
+	}
+	return Rate(p.rate())
 }
 
 // remaining says how long it will take, or has taken.
