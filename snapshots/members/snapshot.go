@@ -3,12 +3,16 @@ package members
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
 
 	"github.com/etcd-rescue/etcd-rescue/snapshots"
 )
@@ -26,11 +30,27 @@ type snapshotter struct{ client *clientv3.Client }
 // Snapshot implements [snapshots.Snapshotter]. clientv3's own method does not tell how much there is to come.
 func (s snapshotter) Snapshot(ctx context.Context) (snapshots.Stream, error) {
 	stream, err := etcdserverpb.NewMaintenanceClient(s.client.ActiveConnection()).
-		Snapshot(ctx, &etcdserverpb.SnapshotRequest{}, grpc.MaxCallRecvMsgSize(maxPiece))
+		Snapshot(ctx, &etcdserverpb.SnapshotRequest{}, grpc.MaxCallRecvMsgSize(maxPiece), grpc.ForceCodecV2(newPieces()))
 	if err != nil {
 		return nil, rpctypes.Error(err)
 	}
 	return named{stream}, nil
+}
+
+// pieces decodes what one stream brings, as the usual codec does, but with one buffer for all of it. The usual one takes
+// a buffer of twice a piece's length for each, and fills it with zeros before: a tenth of what a save costs.
+type pieces struct {
+	encoding.CodecV2
+	buf []byte
+}
+
+func newPieces() *pieces { return &pieces{CodecV2: encoding.GetCodecV2(proto.Name)} }
+
+// Unmarshal implements [encoding.CodecV2]. A stream is read by one goroutine.
+func (p *pieces) Unmarshal(data mem.BufferSlice, v any) error {
+	p.buf = slices.Grow(p.buf[:0], data.Len())[:data.Len()]
+	data.CopyTo(p.buf)
+	return p.CodecV2.Unmarshal(mem.BufferSlice{mem.SliceBuffer(p.buf)}, v)
 }
 
 // named gives etcd's errors in the form in which they can be told apart.

@@ -72,10 +72,10 @@ func runSnapshotSave(ctx context.Context, inv *invocation) error {
 }
 
 // frugal has garbage collected early, until what it returns is called. Every
-// piece of a snapshot is garbage once it is written, and little else lives, so
-// that this costs little.
+// piece of a snapshot is garbage once it is written, and little else lives.
+// Earlier still, collecting costs more than receiving.
 func frugal() (restore func()) {
-	const percent, limit = 50, 44 << 20
+	const percent, limit = 200, 48 << 20
 	before, most := debug.SetGCPercent(percent), debug.SetMemoryLimit(limit)
 	return func() {
 		debug.SetGCPercent(before)
