@@ -189,7 +189,8 @@ func (f *File) loseEntry(at place, err error) error {
 }
 
 // consistent checks an entry against the revision that it stands at, which etcd writes into it, too. An archive's
-// entries stand at ordinals, and etcdutl's --bump-revision writes an empty entry.
+// entries stand at ordinals, and those that came from kine have no version; etcdutl's --bump-revision writes an empty
+// entry.
 func (f *File) consistent(pos Position, tombstone bool, kv *fields, size int) error {
 	text := ""
 	switch {
@@ -203,7 +204,7 @@ func (f *File) consistent(pos Position, tombstone bool, kv *fields, size int) er
 		return nil
 	case f.archive == nil && kv.mod != pos.Main:
 		text = fmt.Sprintf("says that it is of revision %d", kv.mod)
-	case kv.create < 1 || kv.create > kv.mod || kv.version < 1:
+	case kv.create < 1 || kv.create > kv.mod || kv.version < 0 || kv.version == 0 && f.archive == nil:
 		text = fmt.Sprintf("has impossible revisions: created at %d, changed at %d, version %d", kv.create, kv.mod, kv.version)
 	default:
 		return nil

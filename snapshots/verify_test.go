@@ -296,6 +296,30 @@ func TestVerifyArchive(t *testing.T) {
 	}
 }
 
+// kine counts no versions, so that what is archived from it has none.
+func TestArchiveFromKineIsSound(t *testing.T) {
+	t.Parallel()
+	a := newArchive(t)
+	kvs := pods(0, 5, 100)
+	for _, kv := range kvs {
+		kv.Version = 0
+	}
+	if err := errors.Join(a.Append(1, kvs, nil), a.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := Verify(t.Context(), a.Path(), VerifyOptions{}); err != nil || r.Keys != 5 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	f, err := Open(a.Path(), Options{Tolerant: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got, _ := entries(t, f); len(got) != 5 || f.Damage() != nil {
+		t.Errorf("%d entries, damage %v", len(got), f.Damage())
+	}
+}
+
 // What is no db file is refused at once, and nothing is waited for.
 func TestVerifyRefusesForeignFiles(t *testing.T) {
 	t.Parallel()
