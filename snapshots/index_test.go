@@ -139,6 +139,9 @@ func checkReads(t *testing.T, f *File, rev int64, alive map[string]change, start
 
 // TestReadsAgainstAMap: random histories, read at many revisions, against a map.
 func TestReadsAgainstAMap(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine does it all")
+	}
 	t.Parallel()
 	for name, key := range keyShapes() {
 		t.Run(name, func(t *testing.T) {
@@ -289,6 +292,9 @@ func TestSortBeyondMemory(t *testing.T) {
 
 // TestTable holds so many keys that the parts of their hashes that it keeps collide.
 func TestTable(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine does it all")
+	}
 	t.Parallel()
 	const n = 300_000
 	key := func(i int) []byte { return fmt.Appendf(nil, "/registry/pods/a/%d", i) }
@@ -321,6 +327,9 @@ func TestTable(t *testing.T) {
 
 // TestMemoryOfAnIndex: what the documentation of index promises, whatever the size of keys and values.
 func TestMemoryOfAnIndex(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine does it all")
+	}
 	const n = 200_000
 	changes := make([]change, n)
 	for i := range changes {

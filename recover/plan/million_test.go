@@ -240,6 +240,9 @@ func (f *flood) written(tb testing.TB, req Request, path string) (*Summary, int6
 // TestVeryManyOwners: each of very many pods has a Job of its own. All are
 // planned, in little memory and with few requests.
 func TestVeryManyOwners(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine does it all")
+	}
 	const pods = 50_000
 	f := newFlood(t, pods, 5000, true)
 	req := f.request(t, everyPod())
@@ -280,6 +283,9 @@ func TestVeryManyOwners(t *testing.T) {
 // TestNamespaceWithVeryManyObjects, each with an owner of its own, is planned
 // in little memory and with few requests.
 func TestNamespaceWithVeryManyObjects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine does it all")
+	}
 	const pods = 50_000
 	f := newFlood(t, pods, 1, true)
 	sum, most := f.written(t, f.request(t, wholly("space-0000")), filepath.Join(t.TempDir(), "p.jsonl"))
@@ -294,6 +300,9 @@ func TestNamespaceWithVeryManyObjects(t *testing.T) {
 // TestVeryManyDependents, through owners of their own, are planned in little
 // memory and with few requests.
 func TestVeryManyDependents(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine does it all")
+	}
 	const pods = 50_000
 	f := newFlood(t, pods, 1, true)
 	f.cronJobs = 1

@@ -340,6 +340,9 @@ func owners(n int) func(i int) string {
 // TestMemory: two million groups are exact within the default limit, and take
 // what the limit says, sorting included.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine does it all")
+	}
 	phases := []string{"Running", "Pending", "Succeeded", "Failed", "<none>"}
 	const n = defaultGroups
 	for columns := 1; columns <= 3; columns++ {
@@ -398,6 +401,9 @@ func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
 // TestMemoryLimit: names that share nothing do not exceed the bytes.
 func TestMemoryLimit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one goroutine does it all")
+	}
 	before := heap()
 	table := New(1, Limits{Bytes: 8 << 20})
 	r := rand.New(rand.NewPCG(5, 6))

@@ -44,6 +44,9 @@ func TestLikeEtcdutl(t *testing.T) {
 		{"hash ignored", restore.Options{Snapshot: write(t, flipped(whole, len(whole)-1)), Hash: restore.HashIgnored}, zooRevision},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if testing.Short() && !tt.opt.MarkCompacted {
+				t.Skip("what is slow here is etcd's own code")
+			}
 			t.Parallel()
 			box, c := lab.Box(t, sandbox.Options{NoFsync: true})
 			p := vacate(t, box, c)
@@ -139,6 +142,9 @@ func put(t *testing.T, c *clientv3.Client, key, value string) int64 {
 
 // TestClusterOfThree: three members from one compressed file find each other, agree, and take writes.
 func TestClusterOfThree(t *testing.T) {
+	if testing.Short() {
+		t.Skip("what is slow here is etcd's own code")
+	}
 	t.Parallel()
 	c, err := sandbox.StartCluster(t.Context(), sandbox.ClusterOptions{Options: sandbox.Options{NoFsync: true}})
 	if err != nil {

@@ -115,7 +115,7 @@ func onFullDisk() int {
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Files:               scripts(t),
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -142,6 +142,27 @@ func TestScripts(t *testing.T) {
 			"etcdput": cmdPut, "etcdcopy": cmdCopy, "etcddel": cmdDelete, "etcdretype": cmdRetype, "etcdgrow": cmdGrow, "etcdcount": cmdCount, "snapshot": cmdSnapshot, "etcdutl-status": cmdStatus,
 			"exitcode": cmdExitCode, "same": cmdSame, "refill": cmdRefill, "leased": cmdLeased, "capture": cmdCapture, "replace": cmdReplace, "cut": cmdCut, "sorted": cmdSorted, "sum": cmdSum, "zoo-file": cmdZooFile, "damage": cmdDamage, "closed-port": cmdClosedPort,
 		},
+	})
+}
+
+// scripts are the files to run: with -short, which is for the race detector,
+// those in which something is written or watched, because only then much
+// happens at the same time.
+func scripts(t *testing.T) []string {
+	all, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(all) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	if !testing.Short() {
+		return all
+	}
+	busy := regexp.MustCompile(`--execute|snapshot save|rehearse|drill|top `)
+	return slices.DeleteFunc(all, func(path string) bool {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.HasPrefix(filepath.Base(path), "refuse-") || !busy.Match(text)
 	})
 }
 
