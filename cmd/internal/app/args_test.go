@@ -319,7 +319,7 @@ func TestExamplesParse(t *testing.T) {
 			t.Errorf("%s has no examples or no text", c.name)
 		}
 		for _, example := range c.examples {
-			line := words(example)
+			line := words(strings.ReplaceAll(example, "\\\n", " "))
 			p, err := parseArgs(commandTree(), line[1:])
 			if err != nil || line[0] != "etcd-rescue" || p.command.name != c.name {
 				t.Errorf("%s: %v", example, err)

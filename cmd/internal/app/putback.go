@@ -32,9 +32,9 @@ func putBackCommand() *command {
 			"--rev reads a snapshot or db file at an earlier revision, for what was changed or deleted before it was taken. Namespaces come with everything in them. Without a resource everything in an archive is selected. " +
 			"While an API server lives, owned objects are put back only with --unsafe-live-controllers, as by undo.",
 		examples: []string{
-			"etcd-rescue put-back deployment web -n team --from last-night.db --with-dependents",
-			"etcd-rescue put-back configmap settings -n team --from last-night.db --replace --execute",
-			"etcd-rescue put-back secrets -n team -l app=web --from last-night.db --rev 1207",
+			"etcd-rescue put-back deployment web -n a --from night.db --with-dependents",
+			"etcd-rescue put-back configmap conf -n a --from night.db --replace --execute",
+			"etcd-rescue put-back secrets -n a -l app=web --from night.db --rev 1207",
 			"etcd-rescue put-back --from etcd-rescue-20261122T171501Z-1f0c2a9b.db --replace",
 		},
 		flags: slices.Concat(approvalFlags("put back"), []cli.Flag{

@@ -36,7 +36,7 @@ const maxDiffLines = 10_000
 func snapshotDiffCommand() *command {
 	return &command{
 		name: "snapshot diff", args: "A B [RESOURCE [NAME…]]", minArgs: 2, maxArgs: -1,
-		summary: "compare two snapshots, or one with the running etcd, object by object",
+		summary: "compare two snapshots, or one with live etcd, by object",
 		about: "A and B are snapshots, db files or archives, or live, the running etcd, also with itself as it was at a revision that is not compacted yet. Says which objects were added, removed and changed between A and B, " +
 			"by resource and namespace, and then field by field what changed, who wrote it and when, as far as managedFields tell: what people configure first, " +
 			"what controllers own after it. Objects of which only the status changed are counted; --show status lists them too. Events, Leases and the API servers' own keys change all the time: " +

@@ -47,9 +47,9 @@ func snapshotRestoreCommand() *command {
 			"which makes them list everything anew. Without that a file that holds Kubernetes objects is refused.\n\n" +
 			"To bring back single objects into a running cluster there is put-back.",
 		examples: []string{
-			"etcd-rescue snapshot restore snapshot.db --data-dir /var/lib/etcd-new",
-			"etcd-rescue snapshot restore snapshot.db.zst --data-dir /var/lib/etcd-new --name m1 --initial-cluster m1=https://10.0.0.1:2380,m2=https://10.0.0.2:2380,m3=https://10.0.0.3:2380",
-			"etcd-rescue snapshot restore member/snap/db --skip-hash-check --data-dir /var/lib/etcd-new",
+			"etcd-rescue snapshot restore night.db --data-dir /var/lib/etcd-new",
+			"etcd-rescue snapshot restore night.db.zst --data-dir /var/lib/etcd-new \\\n    --name m1 --initial-cluster m1=https://cp-1:2380,m2=https://cp-2:2380",
+			"etcd-rescue snapshot restore member/snap/db --skip-hash-check --data-dir new",
 		},
 		flags: slices.Concat([]cli.Flag{
 			str(flagDataDir, "`DIR` to make; it must not exist"),

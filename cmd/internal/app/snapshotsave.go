@@ -28,7 +28,7 @@ const (
 func snapshotSaveCommand() *command {
 	return &command{
 		name: "snapshot save", args: "[FILE|-]", maxArgs: 1,
-		summary: "take a snapshot of one member, and read it back before it gets its name",
+		summary: "take a snapshot of one member, and read it back",
 		about: "Takes it from a follower that is healthy and not behind, so that the leader is spared, else from the leader, and without a leader from the " +
 			"member that has got furthest, which is said; --member chooses another. It works while NOSPACE is raised. A learner is refused.\n\n" +
 			"The bytes go to FILE.part, which only its owner may read; etcd's sha256 is checked as they come; they are synced, and all pages and keys are read " +
