@@ -22,7 +22,7 @@ type diffView interface {
 }
 
 func (d *storeDiff) newView() diffView {
-	if d.inv.format() != formatTable {
+	if f := d.inv.format(); f != formatTable && f != formatWide {
 		return newDiffDocument(d)
 	}
 	list := func() *topEntries { return &topEntries{most: d.opt.limit} }
@@ -224,10 +224,10 @@ func configured() []string {
 func (v *diffScreen) finish(sum *diff.Summary) error {
 	inv := v.d.inv
 	w := writer{inv.Streams.Out, width(inv.Streams.OutWidth)}
-	w.line("A  %s", v.d.a.describe())
-	w.line("B  %s", v.d.b.describe())
+	w.hang("A  ", 3, v.d.a.describe())
+	w.hang("B  ", 3, v.d.b.describe())
 	w.line("")
-	w.line("%s", v.sentence(sum))
+	w.hang("", 0, v.sentence(sum))
 	if len(sum.Groups) > 0 {
 		if err := v.table(sum); err != nil {
 			return err
@@ -281,11 +281,19 @@ func (v *diffScreen) table(sum *diff.Summary) error {
 	fmt.Fprintln(inv.Streams.Out)
 	groups := v.groups(sum)
 	most := min(len(groups), v.d.opt.limit)
-	t := inv.table()
-	t.Header("RESOURCE", "NAMESPACE", "BEFORE", "AFTER", "ADDED", "REMOVED", "CHANGED", "STATUS", "BYTES", "GROWTH")
+	t, wide := inv.table(), inv.format() == formatWide
+	header := []string{"RESOURCE", "NAMESPACE", "ADDED", "REMOVED", "CHANGED", "STATUS", "GROWTH"}
+	if wide {
+		header = append(header, "BEFORE", "AFTER", "BYTES")
+	}
+	t.Header(header...)
 	for _, g := range groups[:most] {
-		t.Row(cmp.Or(g.Resource, unknownResource), cmp.Or(g.Namespace, none), inv.number(g.Before), inv.number(g.After), inv.number(g.Added), inv.number(g.Removed),
-			inv.number(g.Configured+g.Unreadable+g.Routine), inv.number(g.StatusOnly), inv.size(g.BytesAfter), growth(g.Growth(), inv.size))
+		row := []string{cmp.Or(g.Resource, unknownResource), cmp.Or(g.Namespace, none), inv.number(g.Added), inv.number(g.Removed),
+			inv.number(g.Configured + g.Unreadable + g.Routine), inv.number(g.StatusOnly), growth(g.Growth(), inv.size)}
+		if wide {
+			row = append(row, inv.number(g.Before), inv.number(g.After), inv.size(g.BytesAfter))
+		}
+		t.Row(row...)
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -370,6 +378,6 @@ func (v *diffScreen) leftOut(w writer, sum *diff.Summary) {
 	w.line("")
 	w.line("Not listed")
 	for _, line := range lines {
-		w.line("  %s", strings.ReplaceAll(term.Wrap(line, w.columns-2), "\n", "\n    "))
+		w.hang("  ", 4, line)
 	}
 }

@@ -110,15 +110,19 @@ func (w writer) line(format string, args ...any) {
 	fmt.Fprintln(w, cleanLines(fmt.Sprintf(format, args...)))
 }
 
+// hang prints text behind a lead, with indent columns left free before each
+// further line.
+func (w writer) hang(lead string, indent int, text string) {
+	for line := range strings.SplitSeq(term.Wrap(text, w.columns-indent), "\n") {
+		w.line("%s%s", lead, line)
+		lead = strings.Repeat(" ", indent)
+	}
+}
+
 // field prints a label and its text, wrapped under itself.
 func (w writer) field(label, text string) {
 	const left = 13
-	for i, line := range strings.Split(term.Wrap(text, w.columns-left), "\n") {
-		if i > 0 {
-			label = ""
-		}
-		w.line("  %-*s%s", left-2, label, line)
-	}
+	w.hang(fmt.Sprintf("  %-*s", left-2, label), left, text)
 }
 
 func (pv *preview) write(out io.Writer, columns int) {
@@ -405,7 +409,7 @@ func (pv *preview) next(w writer) {
 		if c.Resource != "" {
 			text = c.Resource + ": " + text
 		}
-		w.line("  %s", strings.ReplaceAll(term.Wrap(text, w.columns-4), "\n", "\n    "))
+		w.hang("  ", 4, text)
 	}
 }
 

@@ -26,7 +26,8 @@ func (v *rehearsalView) show() error {
 		return inv.document(v.document())
 	}
 	w := writer{inv.Streams.Out, width(inv.Streams.OutWidth)}
-	w.line("Rehearsed on %s, as of revision %d, in %s: would %s", v.r.describe(), v.Revision, term.Duration(v.Took), v.what())
+	w.hang("", 0, fmt.Sprintf("Rehearsed on %s, as of revision %d, in %s", v.r.describe(), v.Revision, term.Duration(v.Took)))
+	w.hang("", 0, "It would "+v.what())
 	if err := v.counts(); err != nil {
 		return err
 	}
@@ -271,7 +272,7 @@ func (v *rehearsalView) cannot(w writer) {
 		if c.Resource != "" {
 			text = c.Resource + ": " + text
 		}
-		w.line("  %s", strings.ReplaceAll(term.Wrap(text, w.columns-4), "\n", "\n    "))
+		w.hang("  ", 4, text)
 	}
 }
 

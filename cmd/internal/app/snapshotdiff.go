@@ -53,7 +53,7 @@ func snapshotDiffCommand() *command {
 			&cli.IntFlag{Name: flagLimit, Usage: "show at most `N` lines of the table and N objects of each list", Value: defaultTop, Category: catOutput},
 			&cli.BoolFlag{Name: flagShowSecrets, Usage: "show the data of Secrets instead of a marker", Category: catOutput},
 			&cli.BoolFlag{Name: flagDetailedExit, Usage: "end with exit code 6 if there is a difference", Category: catOutput},
-		}, outputFlags("table, json, yaml"), []cli.Flag{
+		}, outputFlags("table, wide, json, yaml"), []cli.Flag{
 			&cli.Int64Flag{Name: flagRevA, Usage: "A as it was at `REVISION`, if it still holds that", Category: catSelection},
 			&cli.Int64Flag{Name: flagRevB, Usage: "B as it was at `REVISION`", Category: catSelection},
 			&cli.TimestampFlag{Name: flagNow, Layout: time.RFC3339, Usage: "`TIME` (RFC 3339) that ages count from in a file (default: the newest in it)", Category: catSelection},
@@ -91,7 +91,7 @@ func (inv *invocation) diffOptions() (diffOptions, error) {
 }
 
 func runSnapshotDiff(ctx context.Context, inv *invocation) error {
-	if err := inv.checkFormat(formatTable, formatJSON, formatYAML); err != nil {
+	if err := inv.checkFormat(formatTable, formatWide, formatJSON, formatYAML); err != nil {
 		return err
 	}
 	opt, err := inv.diffOptions()
