@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/klauspost/compress/zstd"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/etcd-rescue/etcd-rescue/codec"
@@ -54,26 +51,7 @@ func zoo(t *testing.T) *world {
 // zooAt is the file of zoo.
 func zooAt(t *testing.T) *snapshots.File {
 	t.Helper()
-	in, err := os.Open(zooFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	path := filepath.Join(t.TempDir(), "zoo.db")
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = io.Copy(out, z)
-	if err := errors.Join(err, out.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return openFile(t, path)
+	return openFile(t, zooFile)
 }
 
 // thing is a made object. Its UID is that of its key, its name the key's last
