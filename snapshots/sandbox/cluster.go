@@ -22,6 +22,8 @@ type ClusterOptions struct {
 	Options
 	// Members is how many there are; zero means three.
 	Members int
+	// Names are those of the first members; one that has none gets a name that no member of another cluster has.
+	Names []string
 }
 
 // Cluster is an etcd of several members, each a child process behind two proxies in this process: clients and peers
@@ -50,6 +52,7 @@ type Member struct {
 type network struct {
 	client, peer *proxy
 	initial      string
+	learner      uint64 // the member's id, if it was added as one
 }
 
 // config chooses the port for peers anew for every start: only the proxy has to know it.
@@ -62,6 +65,7 @@ func (n *network) config(sc serverConfig) (*clusterConfig, error) {
 	n.peer.aim(port)
 	return &clusterConfig{
 		ClientURL: clientURL(n.client.port(), sc.TLS != nil), PeerURL: clientURL(n.peer.port(), false), PeerPort: port, Initial: n.initial,
+		Learner: n.learner,
 	}, nil
 }
 
@@ -117,18 +121,9 @@ func (c *Cluster) addMembers() error {
 	from := &senders{gates: map[string]*gate{}}
 	var initial []string
 	for i := range c.opt.Members {
-		m := &Member{index: i, peers: newGate(), net: &network{}}
-		c.members = append(c.members, m) // first, so that Close sees it
-		var err error
-		if m.net.client, err = newProxy(newGate(), nil); err != nil {
+		m, err := c.newMember(i, from)
+		if err != nil {
 			return err
-		}
-		if m.net.peer, err = newProxy(m.peers, from); err != nil {
-			return err
-		}
-		m.box = &Sandbox{
-			opt: c.opt.Options, dir: filepath.Join(c.dir, strconv.Itoa(i)), guard: c.dir, net: m.net,
-			name: filepath.Base(c.dir) + "-" + strconv.Itoa(i),
 		}
 		peerURL := clientURL(m.net.peer.port(), false)
 		urls, err := types.NewURLs([]string{peerURL})
@@ -143,6 +138,27 @@ func (c *Cluster) addMembers() error {
 		m.net.initial = strings.Join(initial, ",")
 	}
 	return nil
+}
+
+// newMember makes the next member's network, and the member without an id.
+func (c *Cluster) newMember(i int, from *senders) (*Member, error) {
+	m := &Member{index: i, peers: newGate(), net: &network{}}
+	c.members = append(c.members, m) // first, so that Close sees it
+	var err error
+	if m.net.client, err = newProxy(newGate(), nil); err != nil {
+		return nil, err
+	}
+	if m.net.peer, err = newProxy(m.peers, from); err != nil {
+		return nil, err
+	}
+	m.box = &Sandbox{
+		opt: c.opt.Options, dir: filepath.Join(c.dir, strconv.Itoa(i)), guard: c.dir, net: m.net,
+		name: filepath.Base(c.dir) + "-" + strconv.Itoa(i),
+	}
+	if i < len(c.opt.Names) {
+		m.box.name = c.opt.Names[i]
+	}
+	return m, nil
 }
 
 // serve starts all members at once: none is ready before most are there.

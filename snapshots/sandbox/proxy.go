@@ -14,14 +14,14 @@ import (
 // proxy is a piece of network that can be cut: it listens on a port of 127.0.0.1 for as long as it lives, and carries
 // each connection to another one, which may change.
 type proxy struct {
-	listener net.Listener
-	gate     *gate
-	senders  *senders // nil where it does not matter who connects
+	gate    *gate
+	senders *senders // nil where it does not matter who connects
 
-	mu     sync.Mutex
-	target int // port; 0 before there is one
-	done   chan struct{}
-	served sync.WaitGroup
+	mu       sync.Mutex
+	listener net.Listener // closed while it refuses
+	target   int          // port; 0 before there is one
+	done     chan struct{}
+	served   sync.WaitGroup
 }
 
 func newProxy(g *gate, s *senders) (*proxy, error) {
@@ -30,11 +30,13 @@ func newProxy(g *gate, s *senders) (*proxy, error) {
 		return nil, fmt.Errorf("listen for a proxy: %w", err)
 	}
 	p := &proxy{listener: l, gate: g, senders: s, done: make(chan struct{})}
-	p.served.Go(p.accept)
+	p.served.Go(func() { p.accept(l) })
 	return p, nil
 }
 
 func (p *proxy) port() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if a, ok := p.listener.Addr().(*net.TCPAddr); ok {
 		return a.Port
 	}
@@ -57,13 +59,15 @@ func (p *proxy) aimed() int {
 // close ends all connections and returns when nothing of the proxy runs any more.
 func (p *proxy) close() {
 	close(p.done)
+	p.mu.Lock()
 	_ = p.listener.Close()
+	p.mu.Unlock()
 	p.served.Wait()
 }
 
-func (p *proxy) accept() {
+func (p *proxy) accept(l net.Listener) {
 	for {
-		c, err := p.listener.Accept()
+		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -121,6 +125,8 @@ type link struct {
 	ended  bool
 	sender *gate  // of the member that connected, once it is known
 	seen   []byte // the end of what was searched for the sender
+	// entries says that the member that connected is sent raft's entries here.
+	entries bool
 }
 
 // attach adds the server's side, unless the link or the proxy has ended meanwhile.
@@ -167,6 +173,7 @@ func reset(c net.Conn) {
 // when the network is mended, as it does when TCP sends again.
 func (l *link) carry(to, from net.Conn, search bool) {
 	buf := make([]byte, 32<<10)
+	var out io.Writer = to
 	for {
 		n, err := from.Read(buf)
 		if n > 0 && search {
@@ -176,7 +183,8 @@ func (l *link) carry(to, from net.Conn, search bool) {
 			return
 		}
 		if n > 0 {
-			if _, werr := to.Write(buf[:n]); werr != nil {
+			out = l.slowed(out, to)
+			if _, werr := out.Write(buf[:n]); werr != nil {
 				l.end()
 				return
 			}
@@ -224,7 +232,7 @@ func (l *link) identify(b []byte) bool {
 	if i := bytes.Index(l.seen, []byte(senderHeader)); i >= 0 {
 		id, _, whole := bytes.Cut(l.seen[i+len(senderHeader):], []byte("\r\n"))
 		if whole {
-			l.comesFrom(l.proxy.senders.gate(string(id)))
+			l.comesFrom(l.proxy.senders.gate(string(id)), bytes.Contains(l.seen, []byte(entriesPath)))
 			l.seen = nil
 			return true
 		}
@@ -234,11 +242,11 @@ func (l *link) identify(b []byte) bool {
 	return false
 }
 
-func (l *link) comesFrom(g *gate) {
+func (l *link) comesFrom(g *gate, entries bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if g != nil && !l.ended {
-		l.sender = g
+		l.sender, l.entries = g, entries
 	}
 }
 
@@ -266,6 +274,7 @@ type gate struct {
 	links   map[*link]struct{}
 	rejects bool
 	healed  chan struct{} // nil while it is open, else closed when it opens
+	lagging chan struct{} // nil unless the member is to lag, else closed when it may catch up
 }
 
 func newGate() *gate { return &gate{links: map[*link]struct{}{}} }

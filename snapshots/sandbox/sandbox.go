@@ -279,13 +279,16 @@ func (s *Sandbox) ready(ctx context.Context, cfg serverConfig) error {
 // itself says whether the server behind c is ours and knows its client URL. Another one may have taken the port, and
 // whoever asked for a sandbox is about to delete things.
 func itself(ctx context.Context, c *clientv3.Client, cfg serverConfig) (bool, error) {
+	if id := cfg.learner(); id != 0 {
+		return isLearner(ctx, c, cfg.endpoint(), id)
+	}
 	list, err := c.MemberList(ctx)
 	if err != nil {
 		return false, err
 	}
 	for _, m := range list.Members {
 		if m.Name == cfg.Name {
-			return slices.Equal(m.ClientURLs, []string{cfg.advertised()}), nil
+			return slices.Contains(m.ClientURLs, cfg.advertised()), nil
 		}
 	}
 	return false, fmt.Errorf("%w: another etcd answers on it", errPortTaken)

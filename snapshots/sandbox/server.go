@@ -58,6 +58,8 @@ type clusterConfig struct {
 	PeerURL   string `json:"peerURL"`   // that it tells its peers
 	PeerPort  int    `json:"peerPort"`  // that it listens on for them
 	Initial   string `json:"initial"`   // all members, as --initial-cluster has them
+	// Learner is the id of a member that was added to a cluster that runs, as a learner; 0: it was there from the start.
+	Learner uint64 `json:"learner,omitempty"`
 }
 
 func (c serverConfig) endpoint() string { return clientURL(c.Port, c.TLS != nil) }
@@ -70,17 +72,29 @@ func (c serverConfig) advertised() string {
 	return c.endpoint()
 }
 
+// learner is the id of a member that is a learner, else 0.
+func (c serverConfig) learner() uint64 {
+	if c.Cluster == nil {
+		return 0
+	}
+	return c.Cluster.Learner
+}
+
 // shape is how the server meets its peers, of which it may have none.
 type shape struct {
-	listenPeers, peerURL, initial string
-	heartbeatMS, electionMS       uint
+	listenPeers, peerURL, initial, state string
+	heartbeatMS, electionMS              uint
 }
 
 func (c serverConfig) shape() shape {
-	if p := c.Cluster; p != nil {
-		return shape{clientURL(p.PeerPort, false), p.PeerURL, p.Initial, clusterHeartbeatMS, clusterElectionMS}
+	state := embed.ClusterStateFlagNew
+	if c.learner() != 0 {
+		state = embed.ClusterStateFlagExisting
 	}
-	return shape{"http://127.0.0.1:0", peerURL, c.Name + "=" + peerURL, heartbeatMS, electionMS}
+	if p := c.Cluster; p != nil {
+		return shape{clientURL(p.PeerPort, false), p.PeerURL, p.Initial, state, clusterHeartbeatMS, clusterElectionMS}
+	}
+	return shape{"http://127.0.0.1:0", peerURL, c.Name + "=" + peerURL, state, heartbeatMS, electionMS}
 }
 
 // FreePort finds a port of 127.0.0.1 below the range from which the system takes ports for outgoing connections, so that
@@ -148,7 +162,7 @@ func embedConfig(sc serverConfig, log io.Writer) *embed.Config {
 	cfg.ListenClientUrls = []url.URL{*mustURL(sc.endpoint())}
 	cfg.AdvertiseClientUrls = []url.URL{*mustURL(sc.advertised())}
 	cfg.InitialCluster = sh.initial
-	cfg.InitialClusterToken = clusterToken
+	cfg.InitialClusterToken, cfg.ClusterState = clusterToken, sh.state
 	cfg.TickMs, cfg.ElectionMs = sh.heartbeatMS, sh.electionMS
 	cfg.UnsafeNoFsync = sc.NoFsync
 	cfg.QuotaBackendBytes = sc.QuotaBytes
@@ -191,7 +205,7 @@ func serverArgs(sc serverConfig) []string {
 		"--advertise-client-urls=" + sc.advertised(),
 		"--initial-cluster=" + sh.initial,
 		"--initial-cluster-token=" + clusterToken,
-		"--initial-cluster-state=new",
+		"--initial-cluster-state=" + sh.state,
 		"--heartbeat-interval=" + strconv.FormatUint(uint64(sh.heartbeatMS), 10),
 		"--election-timeout=" + strconv.FormatUint(uint64(sh.electionMS), 10),
 	}
