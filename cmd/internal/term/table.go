@@ -11,6 +11,8 @@ const (
 	columnGap = 3
 	// measuredRows is how many rows decide the width of the columns.
 	measuredRows = 1000
+	// leastCut is what Fit leaves of a cell.
+	leastCut = 12
 )
 
 // Table writes rows of cells. It keeps at most the first 1000 rows in memory,
@@ -20,6 +22,8 @@ type Table struct {
 	aligned bool
 	widths  []int
 	held    [][]string // rows kept until the widths are known
+	fit     int        // how wide it may be, 0 for any width
+	cutting int        // the column that is cut for that
 	settled bool
 	err     error
 }
@@ -30,6 +34,12 @@ type Table struct {
 func NewTable(w io.Writer, aligned bool) *Table {
 	return &Table{w: bufio.NewWriter(w), aligned: aligned}
 }
+
+// Fit makes an aligned table that is wider than this many columns of a terminal
+// leave out the middle of what stands in one of its columns, counted from 0: of
+// names of hosts, say, which differ at either end. At least 12 characters of
+// each stay, and everything if two would look the same. Call it before Row.
+func (t *Table) Fit(columns, cutting int) { t.fit, t.cutting = columns, cutting }
 
 // Header writes the names of the columns. Call it before Row, or not at all.
 func (t *Table) Header(cells ...string) { t.Row(cells...) }
@@ -83,10 +93,57 @@ func (t *Table) settle() {
 		return
 	}
 	t.settled = true
+	t.cut()
 	for _, row := range t.held {
 		t.write(t.pad(row))
 	}
 	t.held = nil
+}
+
+// cut does what Fit says.
+func (t *Table) cut() {
+	if t.fit == 0 || t.cutting >= len(t.widths) {
+		return
+	}
+	room := t.fit + columnGap
+	for i, w := range t.widths {
+		if i != t.cutting {
+			room -= w
+		}
+		room -= columnGap
+	}
+	room = max(room, leastCut)
+	if t.widths[t.cutting] <= room {
+		return
+	}
+	whole := map[string]string{} // by what is left of it
+	for _, row := range t.held {
+		if t.cutting >= len(row) {
+			continue
+		}
+		name := row[t.cutting]
+		short := middleCut(name, room)
+		if other, ok := whole[short]; ok && other != name {
+			return
+		}
+		whole[short] = name
+	}
+	for _, row := range t.held {
+		if t.cutting < len(row) {
+			row[t.cutting] = middleCut(row[t.cutting], room)
+		}
+	}
+	t.widths[t.cutting] = room
+}
+
+// middleCut leaves out the middle of a name that is longer than room.
+func middleCut(name string, room int) string {
+	letters := []rune(name)
+	if len(letters) <= room {
+		return name
+	}
+	tail := (room - 1) / 2
+	return string(letters[:room-1-tail]) + "…" + string(letters[len(letters)-tail:])
 }
 
 func (t *Table) pad(row []string) string {

@@ -62,6 +62,39 @@ c             more          1        than   expected
 	}
 }
 
+func TestTableFit(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		columns int
+		names   []string
+		want    string
+	}{
+		{40, []string{"cp-1", "a"}, "#   MEMBER   SIZE\n1   cp-1     60.1 MiB\n1   a        60.1 MiB\n"},
+		// Just as wide as the terminal.
+		{28, []string{"ip-10-0-1-23"}, "#   MEMBER         SIZE\n1   ip-10-0-1-23   60.1 MiB\n"},
+		{30, []string{"ip-10-0-1-23.internal", "b"}, "#   MEMBER            SIZE\n1   ip-10-0…nternal   60.1 MiB\n1   b                 60.1 MiB\n"},
+		// No less than 12.
+		{10, []string{"ip-10-0-1-23.internal"}, "#   MEMBER         SIZE\n1   ip-10-…ernal   60.1 MiB\n"},
+		// Two that would look the same.
+		{30, []string{"ip-10-0-1-23.internal", "ip-10-0-2-23.internal"}, "#   MEMBER                  SIZE\n1   ip-10-0-1-23.internal   60.1 MiB\n1   ip-10-0-2-23.internal   60.1 MiB\n"},
+		{0, []string{"ip-10-0-1-23.internal"}, "#   MEMBER                  SIZE\n1   ip-10-0-1-23.internal   60.1 MiB\n"},
+	} {
+		var b bytes.Buffer
+		table := NewTable(&b, true)
+		table.Fit(tc.columns, 1)
+		table.Header("#", "MEMBER", "SIZE")
+		for _, name := range tc.names {
+			table.Row("1", name, "60.1 MiB")
+		}
+		if err := table.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if b.String() != tc.want {
+			t.Errorf("%d columns, %q:\n%swant:\n%s", tc.columns, tc.names, b.String(), tc.want)
+		}
+	}
+}
+
 func TestTableTabs(t *testing.T) {
 	t.Parallel()
 	var b bytes.Buffer
