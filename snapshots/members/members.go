@@ -1,5 +1,5 @@
-// Package members asks the members of an etcd how they are, each for itself, and says which of them to take a snapshot
-// from. It only reads: no key, no member and no alarm is changed.
+// Package members asks the members of an etcd how they are, each for itself, says which of them to take a snapshot from,
+// and maintains them: Compact, Defrag, Disarm and ProveWrite are all that changes anything, and none of them a key.
 //
 // Its invariant: what is said of a member comes from that member. An address counts only if the member that answers
 // there is the one that was meant, since what members advertise may lead elsewhere from here.
@@ -41,22 +41,27 @@ type Member struct {
 	Name string
 	// Cluster is etcd's id of the cluster, 0 if the member did not answer.
 	Cluster uint64
-	// ClientURLs are what it advertises.
-	ClientURLs []string
+	// ClientURLs are what it advertises, PeerURLs what it advertises to the other members.
+	ClientURLs, PeerURLs []string
 	// Endpoint is where it answered; empty if it did not, and then Err says why and what follows is not known,
 	// Learner excepted.
 	Endpoint string
 	Err      error
+	// Took is how long the answer took.
+	Took time.Duration
 	// also are the other addresses where it answered.
 	also []string
 
 	Learner bool
 	// Leader is the member that this one takes for the leader; 0: it knows none.
 	Leader uint64
-	// Version is that of the server.
-	Version string
+	// Version is that of the server. StorageVersion is that of its db file, as etcd tells it from 3.6 on.
+	Version, StorageVersion string
 	// DBSize is the length of its db file in bytes, InUse what of it holds data.
 	DBSize, InUse int64
+	// Quota is what DBSize may not exceed, in bytes, as etcd tells it from 3.6 on: 0 if it is not known, below 0 if
+	// there is none.
+	Quota int64
 	// Term, Index and Applied are raft's: Applied is the last entry that it has carried out.
 	Term, Index, Applied uint64
 	// Alarms are those of the whole etcd, as this member knows them.
@@ -105,11 +110,11 @@ func List(ctx context.Context, client *clientv3.Client, opt Options) ([]Member, 
 		return nil, ctx.Err()
 	}
 	members := join(known, answers)
-	slices.SortFunc(members, func(a, b Member) int {
-		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(members, byName)
 	return members, err
 }
+
+func byName(a, b Member) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) }
 
 // list asks any member for what it knows of all of them, which takes no leader.
 func list(ctx context.Context, client *clientv3.Client, timeout time.Duration) ([]Member, error) {
@@ -125,11 +130,15 @@ func list(ctx context.Context, client *clientv3.Client, timeout time.Duration) (
 	if err != nil {
 		return nil, fmt.Errorf("list the members of etcd: %w", err)
 	}
-	var members []Member
-	for _, m := range resp.Members {
-		members = append(members, Member{ID: m.ID, Name: m.Name, ClientURLs: m.ClientURLs, Learner: m.IsLearner})
+	return listed(resp.Members), nil
+}
+
+func listed(all []*etcdserverpb.Member) []Member {
+	members := make([]Member, 0, len(all))
+	for _, m := range all {
+		members = append(members, Member{ID: m.ID, Name: m.Name, ClientURLs: m.ClientURLs, PeerURLs: m.PeerURLs, Learner: m.IsLearner})
 	}
-	return members, nil
+	return members
 }
 
 func unique(endpoints []string) []string {
@@ -147,6 +156,7 @@ type answer struct {
 	endpoint string
 	status   *clientv3.StatusResponse
 	err      error
+	took     time.Duration
 }
 
 // ask asks all endpoints at once.
@@ -157,8 +167,9 @@ func ask(ctx context.Context, client *clientv3.Client, endpoints []string, timeo
 	var all sync.WaitGroup
 	for i, endpoint := range endpoints {
 		all.Go(func() {
+			begun := time.Now()
 			status, err := client.Status(ctx, endpoint)
-			answers[i] = answer{endpoint, status, err}
+			answers[i] = answer{endpoint, status, err, time.Since(begun)}
 		})
 	}
 	all.Wait()
@@ -213,15 +224,16 @@ func join(members []Member, answers []answer) []Member {
 
 func (m *Member) fill(a answer) {
 	s := a.status
-	m.Cluster, m.Endpoint, m.Leader, m.Version = s.Header.GetClusterId(), a.endpoint, s.Leader, s.Version
+	m.Cluster, m.Endpoint, m.Took = s.Header.GetClusterId(), a.endpoint, a.took
+	m.Leader, m.Version, m.StorageVersion = s.Leader, s.Version, s.StorageVersion
 	m.Learner = m.Learner || s.IsLearner
-	m.DBSize, m.InUse = s.DbSize, s.DbSizeInUse
+	m.DBSize, m.InUse, m.Quota = s.DbSize, s.DbSizeInUse, s.DbSizeQuota
 	m.Term, m.Index, m.Applied = s.RaftTerm, s.RaftIndex, s.RaftAppliedIndex
 	if m.Applied == 0 {
 		m.Applied = m.Index // before etcd 3.4 only this was told
 	}
 	for _, text := range s.Errors {
-		if alarm, ok := parseAlarm(text); ok {
+		if alarm, ok := ParseAlarm(text); ok {
 			m.Alarms = append(m.Alarms, alarm)
 		} else {
 			m.Errors = append(m.Errors, text)
@@ -247,9 +259,9 @@ func whyNot(m *Member, answers []answer) error {
 	return errors.New("it answers nowhere")
 }
 
-// parseAlarm reads an alarm as Status prints it: "memberID:1 alarm:NOSPACE", with any number of blanks
-// (api/etcdserverpb).
-func parseAlarm(text string) (a Alarm, ok bool) {
+// ParseAlarm reads an alarm as Status prints it among its errors: "memberID:1 alarm:NOSPACE", with any number of blanks
+// (api/etcdserverpb). It is not ok if the text is no alarm.
+func ParseAlarm(text string) (a Alarm, ok bool) {
 	for word := range strings.FieldsSeq(text) {
 		switch name, value, _ := strings.Cut(word, ":"); name {
 		case "memberID":

@@ -24,6 +24,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == sandbox.ChildCommand {
 		os.Exit(sandbox.ServeChild(context.Background(), os.Stdin, os.Stdout, os.Stderr))
 	}
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "--name=") {
+		twoURLs(os.Args)
+	}
 	os.Exit(m.Run())
 }
 
@@ -142,13 +145,13 @@ func TestJoin(t *testing.T) {
 		{ID: 3, Name: "c", ClientURLs: []string{"http://c"}}, {ID: 4},
 	}
 	answers := sameCluster([]answer{
-		{"http://127.0.0.1", status(9, 1, "memberID:3 alarm:NOSPACE ", "etcdserver: no leader"), nil},
-		{"http://a", status(9, 1), nil},
-		{"http://b", nil, refused},
-		{"http://c", status(9, 1), nil}, // leads to another member from here
-		{"http://d", status(9, 5), nil}, // is not in the list
-		{"http://e", status(8, 6), nil}, // is of another cluster
-		{"http://f", status(9, 1), nil}, // is not what it advertises
+		{"http://127.0.0.1", status(9, 1, "memberID:3 alarm:NOSPACE ", "etcdserver: no leader"), nil, 0},
+		{"http://a", status(9, 1), nil, 0},
+		{"http://b", nil, refused, 0},
+		{"http://c", status(9, 1), nil, 0}, // leads to another member from here
+		{"http://d", status(9, 5), nil, 0}, // is not in the list
+		{"http://e", status(8, 6), nil, 0}, // is of another cluster
+		{"http://f", status(9, 1), nil, 0}, // is not what it advertises
 	})
 	if !errors.Is(answers[5].err, ErrForeign) {
 		t.Errorf("another cluster: %v", answers[5].err)
