@@ -111,3 +111,5 @@ func tomorrow(c *x509.Certificate) {
 func otherHost(c *x509.Certificate) {
 	c.DNSNames, c.IPAddresses = []string{"etcd-1.example.com"}, []net.IP{net.IPv4(10, 0, 0, 1)}
 }
+
+func serverOnly(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }

@@ -57,6 +57,8 @@ func (p *prober) dialError(ctx context.Context, ep endpoint, err error) *Error {
 		e.Reason = Refused
 		e.text = "refuses connections: nothing listens there"
 		e.Hint = "is etcd running? (crictl ps -a --name etcd; systemctl status etcd kubelet); if it listens elsewhere, name it with --endpoints"
+	case errors.Is(err, syscall.ECONNRESET):
+		return p.hungUp(ep, "at once", err)
 	case errors.Is(err, fs.ErrNotExist):
 		e.Reason = Refused
 		e.text = "cannot be reached: there is no such socket"
@@ -112,18 +114,28 @@ func (p *prober) plainPort(ep endpoint, err error) *Error {
 }
 
 func (p *prober) notEtcd(ep endpoint, first []byte, err error) *Error {
+	if len(first) == 0 && isClosed(err) {
+		return p.hungUp(ep, "without an answer", err)
+	}
 	e := &Error{Endpoint: ep.raw, Reason: NotEtcd, Err: err, Hint: portsHint}
 	switch {
 	case strings.HasPrefix(string(first), "HTTP/"):
 		e.text = "is not an etcd: an HTTP/1 server answers there"
 	case len(first) > 0:
 		e.text = fmt.Sprintf("is not an etcd: it answered %q", first)
-	case isClosed(err):
-		e.text = "is not an etcd: it hung up without an answer"
 	default:
 		e.text = fmt.Sprintf("is not an etcd: %v", err)
 	}
 	return e
+}
+
+// hungUp does not say that it is no etcd: a proxy hangs up when its etcd is
+// down, and an etcd that is just stopping does, too.
+func (p *prober) hungUp(ep endpoint, when string, err error) *Error {
+	return &Error{Endpoint: ep.raw, Reason: HungUp, Err: err,
+		text: "accepts connections but hangs up " + when,
+		Hint: "a proxy does so while its etcd is down, and so does a port that is not for clients: " + portsHint,
+	}
 }
 
 func (p *prober) handshakeError(ctx context.Context, ep endpoint, asked *tls.CertificateRequestInfo, err error) *Error {
@@ -144,7 +156,7 @@ func (p *prober) handshakeError(ctx context.Context, ep endpoint, asked *tls.Cer
 			return p.plainPort(ep, err)
 		}
 		if len(first) == 0 && isClosed(err) {
-			return p.notEtcd(ep, nil, errors.New("it hung up during the TLS handshake"))
+			return p.hungUp(ep, "during the TLS handshake", err)
 		}
 		return p.notEtcd(ep, first, err)
 	}

@@ -36,7 +36,9 @@ type Conn struct {
 	// what else is odd but no reason to stop.
 	Warnings []string
 
-	cancel context.CancelFunc
+	members map[string]uint64 // of endpoints that answered: who answers there
+	cluster uint64            // 0: unknown
+	cancel  context.CancelFunc
 }
 
 // Close ends the client's connections.
@@ -99,7 +101,7 @@ func Dial(ctx context.Context, s Settings, endpoints []string, log *slog.Logger)
 // mayComeBack tells endpoints that are down from those that are wrong. The
 // latter must never get a request.
 func mayComeBack(r Reason) bool {
-	return r == Refused || r == Timeout || r == Silent || r == Unreachable || r == NoSuchHost
+	return r == Refused || r == Timeout || r == Silent || r == HungUp || r == Unreachable || r == NoSuchHost
 }
 
 // dialer is one call of Dial.
@@ -151,6 +153,7 @@ func newDialer(s Settings, endpoints []string, log *slog.Logger) (*dialer, error
 		return nil, err
 	}
 	d.tls = d.prober.material.clientConfig(s.InsecureSkipVerify)
+	d.tls.ServerName = s.ServerName
 	d.prober.config = d.tls
 	return d, nil
 }
@@ -197,6 +200,15 @@ func (d *dialer) newClient(ctx context.Context, endpoints []string) (*Conn, erro
 	stop := context.AfterFunc(ctx, cancel)
 	bo := backoff.DefaultConfig
 	bo.MaxDelay = 3 * time.Second // a member that comes back is used soon
+	options := []grpc.DialOption{
+		// The probe does not go through a proxy of the environment.
+		grpc.WithNoProxy(),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: bo, MinConnectTimeout: d.s.DialTimeout}),
+	}
+	if d.s.ServerName != "" {
+		// gRPC would check each endpoint's host, whatever d.tls says.
+		options = append(options, grpc.WithAuthority(d.s.ServerName))
+	}
 	client, err := clientv3.New(clientv3.Config{
 		Context:              life,
 		Endpoints:            endpoints,
@@ -207,11 +219,7 @@ func (d *dialer) newClient(ctx context.Context, endpoints []string) (*Conn, erro
 		DialKeepAliveTime:    10 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
 		Logger:               zapLogger(d.log),
-		DialOptions: []grpc.DialOption{
-			// The probe does not go through a proxy of the environment.
-			grpc.WithNoProxy(),
-			grpc.WithConnectParams(grpc.ConnectParams{Backoff: bo, MinConnectTimeout: d.s.DialTimeout}),
-		},
+		DialOptions:          options,
 	})
 	if err != nil {
 		cancel()
@@ -222,15 +230,15 @@ func (d *dialer) newClient(ctx context.Context, endpoints []string) (*Conn, erro
 		_ = client.Close()
 		return nil, ctx.Err()
 	}
-	return &Conn{Client: client, cancel: cancel}, nil
+	return &Conn{Client: client, cancel: cancel, members: map[string]uint64{}}, nil
 }
 
 // status asks every endpoint, so that one which speaks HTTP/2 but is no etcd,
 // or belongs to another cluster, is never used.
 func (d *dialer) status(ctx context.Context, conn *Conn, endpoints []string) (alive []string, failed []*Error, warnings []string) {
 	type answer struct {
-		cluster, leader uint64
-		err             error
+		cluster, member, leader uint64
+		err                     error
 	}
 	if end, ok := ctx.Deadline(); ok {
 		// One member that hangs must leave time to read from the others.
@@ -247,12 +255,11 @@ func (d *dialer) status(ctx context.Context, conn *Conn, endpoints []string) (al
 				answers[i].err = err
 				return
 			}
-			answers[i].cluster, answers[i].leader = resp.Header.GetClusterId(), resp.Leader
+			answers[i].cluster, answers[i].member, answers[i].leader = resp.Header.GetClusterId(), resp.Header.GetMemberId(), resp.Leader
 		})
 	}
 	wg.Wait()
-	var cluster uint64
-	var clusterOf string
+	cluster, clusterOf := conn.cluster, "the others"
 	for i, ep := range endpoints {
 		a := answers[i]
 		switch {
@@ -273,12 +280,14 @@ func (d *dialer) status(ctx context.Context, conn *Conn, endpoints []string) (al
 			if a.cluster != 0 && cluster == 0 { // kine says 0
 				cluster, clusterOf = a.cluster, ep
 			}
+			conn.members[ep] = a.member
 			if a.cluster != 0 && a.leader == 0 {
 				conn.Leaderless = append(conn.Leaderless, ep)
 			}
 			alive = append(alive, ep)
 		}
 	}
+	conn.cluster = cluster
 	return alive, failed, warnings
 }
 

@@ -10,7 +10,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -147,10 +149,10 @@ func TestDialNothingThere(t *testing.T) {
 		text: "accepts connections but said nothing within 1s", hint: "etcd may hang"}.run(t)
 	failure{name: "never accepts, TLS", endpoint: "https://" + listen(t, nil), reason: Silent,
 		text: "accepts connections but said nothing within 1s", hint: "--dial-timeout"}.run(t)
-	failure{name: "hangs up", endpoint: "http://" + listen(t, func(c net.Conn) { _ = c.Close() }), reason: NotEtcd,
-		text: "hung up without an answer", hint: "2379"}.run(t)
-	failure{name: "hangs up, TLS", endpoint: "https://" + listen(t, func(c net.Conn) { _ = c.Close() }), reason: NotEtcd,
-		text: "hung up during the TLS handshake", hint: "2379"}.run(t)
+	failure{name: "hangs up", endpoint: "http://" + listen(t, func(c net.Conn) { _ = c.Close() }), reason: HungUp,
+		text: "accepts connections but hangs up without an answer", hint: "2379"}.run(t)
+	failure{name: "hangs up, TLS", endpoint: "https://" + listen(t, func(c net.Conn) { _ = c.Close() }), reason: HungUp,
+		text: "hangs up during the TLS handshake", hint: "2379"}.run(t)
 	failure{name: "talks something else", endpoint: "http://" + listen(t, func(c net.Conn) {
 		_, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.6\r\n")
 		_, _ = io.Copy(io.Discard, c)
@@ -466,5 +468,20 @@ func TestDialChangesNothing(t *testing.T) {
 	}
 	if after.Header.Revision != before.Header.Revision || after.Count != 1 {
 		t.Errorf("revision %d, count %d, want %d and 1", after.Header.Revision, after.Count, before.Header.Revision)
+	}
+}
+
+// TestDialResetAtOnce: a proxy may reset a connection before it is used.
+func TestDialResetAtOnce(t *testing.T) {
+	t.Parallel()
+	p := &prober{limit: testTimeout, dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNRESET)}
+	}}
+	ep, err := parseEndpoint("http://127.0.0.1:2379")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := p.one(t.Context(), ep); e == nil || e.Reason != HungUp || !strings.Contains(e.Error(), "hangs up at once") {
+		t.Errorf("got %v", e)
 	}
 }

@@ -76,11 +76,11 @@ func parseTCP(given, toParse string) (endpoint, error) {
 	case u.User != nil:
 		return endpoint{}, fmt.Errorf("endpoint %q holds a user name: give it with --user", redact(given))
 	case u.Scheme != "" && u.Scheme != "http" && u.Scheme != "https":
-		return endpoint{}, fmt.Errorf("endpoint %q has an unknown scheme", given)
+		return endpoint{}, fmt.Errorf("endpoint %q has an unknown scheme", redact(given))
 	case u.Hostname() == "" || strings.ContainsAny(u.Hostname(), "$(){} "): // a manifest may hold $(HOST_IP)
 		return endpoint{}, fmt.Errorf("endpoint %q names no host", redact(given))
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
-		return endpoint{}, fmt.Errorf("endpoint %q has a path", given)
+		return endpoint{}, fmt.Errorf("endpoint %q has a path", redact(given))
 	}
 	port := u.Port()
 	if port == "" {
@@ -140,3 +140,6 @@ func mayUseTLS(eps []string) bool {
 	}
 	return false
 }
+
+// IsTLS says that an endpoint, with a scheme, is spoken to with TLS.
+func IsTLS(endpoint string) bool { return anyTLS([]string{endpoint}) }

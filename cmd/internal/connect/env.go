@@ -3,11 +3,15 @@ package connect
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 )
+
+// maxPassword is far more than etcd takes in a request for authentication.
+const maxPassword = 64 << 10
 
 // environment is what the ETCDCTL_* variables say, parsed.
 type environment struct {
@@ -16,6 +20,15 @@ type environment struct {
 	skipVerify                   bool
 	insecureTransport            string // "", "true" or "false"
 	dialTimeout, commandTimeout  time.Duration
+	// discovery is a domain, discoveryName the suffix of a service.
+	discovery, discoveryName string
+	// strictDiscovery demands certificates for the domain.
+	strictDiscovery bool
+}
+
+func (r *resolver) readEnv() (err error) {
+	r.env, err = readEnv(r.node.Getenv)
+	return err
 }
 
 func readEnv(getenv func(string) string) (environment, error) {
@@ -26,6 +39,8 @@ func readEnv(getenv func(string) string) (environment, error) {
 		key:       getenv("ETCDCTL_KEY"),
 		user:      getenv("ETCDCTL_USER"),
 		password:  getenv("ETCDCTL_PASSWORD"),
+
+		discovery: getenv("ETCDCTL_DISCOVERY_SRV"), discoveryName: getenv("ETCDCTL_DISCOVERY_SRV_NAME"),
 	}
 	skip, err := envBool(getenv, "ETCDCTL_INSECURE_SKIP_TLS_VERIFY")
 	if err != nil {
@@ -35,6 +50,11 @@ func readEnv(getenv func(string) string) (environment, error) {
 	if env.insecureTransport, err = envBool(getenv, "ETCDCTL_INSECURE_TRANSPORT"); err != nil {
 		return env, err
 	}
+	insecure, err := envBool(getenv, "ETCDCTL_INSECURE_DISCOVERY")
+	if err != nil {
+		return env, err
+	}
+	env.strictDiscovery = insecure == "false"
 	if env.dialTimeout, err = envDuration(getenv, "ETCDCTL_DIAL_TIMEOUT"); err != nil {
 		return env, err
 	}
@@ -97,10 +117,24 @@ func (r *resolver) user() error {
 	return nil
 }
 
+// readSecret reads a file that may be a pipe, as shells make of <(…).
+func readSecret(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
+	if err == nil && len(b) > maxPassword {
+		return nil, errors.New(file + " is too long for a password")
+	}
+	return b, err
+}
+
 func (r *resolver) password(inline string, hasInline bool, userFrom string) (string, error) {
 	switch {
 	case r.out.PasswordFile != "":
-		b, err := os.ReadFile(r.out.PasswordFile)
+		b, err := readSecret(r.out.PasswordFile)
 		if err != nil {
 			return "", &SettingError{Setting: "--password-file", Err: err, Hint: fileHint(err)}
 		}

@@ -20,6 +20,8 @@ const (
 	NoSuchHost Reason = "no-such-host"
 	// Silent: the connection was established, but no answer came in time.
 	Silent Reason = "silent"
+	// HungUp: the connection was established and ended without an answer.
+	HungUp Reason = "hung-up"
 	// NotEtcd: something else answers there.
 	NotEtcd Reason = "not-etcd"
 	// PlainPort: https was spoken to a port of plain http.

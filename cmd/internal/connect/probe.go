@@ -2,6 +2,7 @@ package connect
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -137,7 +138,7 @@ func (p *prober) secure(ctx context.Context, ep endpoint, conn net.Conn) *Error 
 func (p *prober) handshake(ctx context.Context, ep endpoint, conn net.Conn) (*tls.Conn, *tls.CertificateRequestInfo, error) {
 	var asked *tls.CertificateRequestInfo
 	cfg := p.config.Clone()
-	cfg.ServerName = ep.host
+	cfg.ServerName = cmp.Or(cfg.ServerName, ep.host)
 	cfg.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		asked = info
 		if p.material.cert == nil {

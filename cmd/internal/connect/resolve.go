@@ -1,8 +1,9 @@
 // Package connect turns flags, environment and what a control-plane node shows
 // into endpoints, TLS material and a working etcd client.
 //
-// It has two steps. Resolve reads files of this machine and decides what to
-// use; it opens no connection. Dial looks at every endpoint, names what is
+// It has two steps. Resolve reads files of this machine, looks at what runs on
+// it, and decides what to use; it asks DNS if told to, and opens no connection
+// otherwise. Dial looks at every endpoint, names what is
 // wrong with each in one line with a hint, and returns a client only if etcd
 // answered. The package prints nothing and writes nothing, to disk or to etcd.
 //
@@ -12,9 +13,12 @@
 package connect
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"path"
 	"strings"
 	"time"
@@ -50,13 +54,25 @@ type Settings struct {
 	DialTimeout, CommandTimeout time.Duration
 	// Prefix is where Kubernetes keeps its keys.
 	Prefix string
+	// Cluster makes DialAll add the other members, as the first that answers
+	// lists them.
+	Cluster bool
+	// DiscoverySRV is a domain whose DNS records name the endpoints, and
+	// DiscoverySRVName the suffix of their service, as in etcdctl. Resolve turns
+	// them into Endpoints.
+	DiscoverySRV, DiscoverySRVName string
+	// ServerName is what etcd's certificates must be for; "" is each endpoint's
+	// host.
+	ServerName string
 }
 
-// Node is what the machine shows: its file tree and environment. Root is "/"
-// outside of tests; a nil Getenv is an empty environment.
+// Node is what the machine shows: its file tree, /proc in it, its environment
+// and its DNS. Root is "/" outside of tests; a nil Getenv is an empty
+// environment, a nil LookupSRV the machine's own resolver.
 type Node struct {
-	Root   string
-	Getenv func(string) string
+	Root      string
+	Getenv    func(string) string
+	LookupSRV func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
 }
 
 // Found is the outcome of Resolve: Settings complete enough for Dial, with
@@ -65,9 +81,27 @@ type Node struct {
 type Found struct {
 	Settings
 	// EncryptionConfig is the path, on this machine, of the file that the
-	// manifest of kube-apiserver names in --encryption-provider-config. It is
-	// empty if there is none. The file may be missing or unreadable.
+	// node gives kube-apiserver as --encryption-provider-config. It is empty if
+	// there is none. The file may be missing or unreadable.
 	EncryptionConfig string
+	// Candidates are all ways to an etcd that the node shows, in the order in
+	// which they were considered.
+	Candidates []Candidate
+	// CertFiles are the files with certificates that candidates name and that
+	// exist, servers' too, and those that are used; sorted.
+	CertFiles []string
+	// OwnCertFiles are those of them that belong to the etcd that is used, as far
+	// as that can be seen, and not to another one on this machine.
+	OwnCertFiles []string
+	// EtcdQuota is --quota-backend-bytes of the etcd on this node that the
+	// endpoints mean, and EtcdQuotaFrom what says so. 0 is unknown: etcd has a
+	// default, but which one it runs with is not to be seen.
+	EtcdQuota     int64
+	EtcdQuotaFrom string
+	// DataDir is that etcd's, as a path on this machine; "" is unknown.
+	DataDir string
+	// MetricsURLs are where that etcd has its metrics, beside its endpoints.
+	MetricsURLs []string
 	// Why says on one line what is used and where it came from. It holds no
 	// secret.
 	Why string
@@ -86,37 +120,40 @@ func (e *SettingError) Error() string { return e.Setting + ": " + e.Err.Error() 
 // Unwrap returns the cause.
 func (e *SettingError) Unwrap() error { return e.Err }
 
-// Resolve completes flags from the environment (ETCDCTL_*) and from what the
-// node shows: the manifest of kube-apiserver, then kubeadm's certificates, then
-// a guess that Found.Why calls a guess. What is given is never overridden. An
-// unusable setting is a *SettingError. Files are only read.
+// Resolve completes flags from the environment (ETCDCTL_*), from DNS if that is
+// asked for, and from what the node shows: the first of Found.Candidates that
+// has endpoints, else a guess that Found.Why calls a guess. What is given is
+// never overridden. An unusable setting is a *SettingError, and Found then holds
+// Candidates only. Files are only read.
 func Resolve(flags Settings, node Node) (Found, error) {
 	if node.Getenv == nil {
 		node.Getenv = func(string) string { return "" }
 	}
-	if node.Root == "" {
-		node.Root = "/"
+	if node.LookupSRV == nil {
+		node.LookupSRV = net.DefaultResolver.LookupSRV
 	}
-	env, err := readEnv(node.Getenv)
-	if err != nil {
-		return Found{}, err
-	}
-	r := resolver{node: node, env: env, out: flags}
+	look := lookout{root: cmp.Or(node.Root, "/")}
+	r := resolver{node: node, out: flags, candidates: look.look()}
 	for _, step := range []func() error{
-		r.timeouts, r.user, r.givenEndpoints, r.givenTLS, r.lookAtNode, r.schemes, r.prefix,
+		r.readEnv, r.timeouts, r.user, r.givenEndpoints, r.discover, r.givenTLS, r.lookAtNode, r.schemes, r.prefix,
 	} {
 		if err := step(); err != nil {
-			return Found{}, err
+			return Found{Candidates: r.found().Candidates}, err
 		}
 	}
-	return Found{Settings: r.out, EncryptionConfig: r.encryption, Why: r.why()}, nil
+	found := r.found()
+	found.Why = r.why()
+	return found, nil
 }
 
 // resolver carries what Resolve has decided so far.
 type resolver struct {
-	node Node
-	env  environment
-	out  Settings
+	node       Node
+	env        environment
+	out        Settings
+	candidates []*Candidate
+	chosen     *Candidate // nil: endpoints come from elsewhere
+	skipped    [rankFiles + 1]bool
 
 	endpointsFrom string
 	guessed       bool
@@ -267,7 +304,7 @@ func (r *resolver) why() string {
 		b.WriteString("; " + n)
 	}
 	b.WriteString(")")
-	return b.String()
+	return oneLine(b.String()) // paths may hold anything
 }
 
 // fileHint says what to do about a file that cannot be read.

@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"os"
 )
 
 // tlsFiles are paths of PEM files; an empty one was not given.
@@ -29,7 +28,7 @@ func checkFiles(f tlsFiles, names [3]string) error {
 func loadTLS(f tlsFiles, names [3]string) (tlsMaterial, error) {
 	var m tlsMaterial
 	if f.ca != "" {
-		b, err := os.ReadFile(f.ca)
+		b, err := readFile(f.ca, maxPEM)
 		if err != nil {
 			return m, &SettingError{Setting: names[0], Err: err, Hint: fileHint(err)}
 		}
@@ -41,11 +40,11 @@ func loadTLS(f tlsFiles, names [3]string) (tlsMaterial, error) {
 	if f.cert == "" {
 		return m, nil
 	}
-	certPEM, err := os.ReadFile(f.cert)
+	certPEM, err := readFile(f.cert, maxPEM)
 	if err != nil {
 		return m, &SettingError{Setting: names[1], Err: err, Hint: fileHint(err)}
 	}
-	keyPEM, err := os.ReadFile(f.key)
+	keyPEM, err := readFile(f.key, maxPEM)
 	if err != nil {
 		return m, &SettingError{Setting: names[2], Err: err, Hint: fileHint(err)}
 	}
