@@ -73,10 +73,13 @@ func Run(ctx context.Context, p Process) int {
 
 func commandTree() []*command {
 	return []*command{
+		statusCommand(), connectCommand(),
 		countCommand(), listCommand(), getCommand(), historyCommand(), resourcesCommand(), topCommand(),
 		deleteCommand(), applyCommand(), undoCommand(), putBackCommand(),
 		snapshotSaveCommand(), snapshotVerifyCommand(), snapshotDiffCommand(), snapshotRestoreCommand(),
-		rehearseCommand(), drillCommand(), versionCommand(), sandboxCommand(),
+		reclaimCommand(), compactCommand(), defragCommand(), disarmCommand(),
+		rehearseCommand(), drillCommand(), completionCommand(), versionCommand(),
+		sandboxCommand(), candidatesCommand(),
 	}
 }
 

@@ -284,7 +284,7 @@ func (j *job) settlePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) er
 		return nil
 	}
 	wait := j.inv.Duration(flagSettle)
-	if err := j.inv.wait(ctx, wait); err != nil {
+	if err := j.inv.wait(ctx, wait, seeWhether); err != nil {
 		return err
 	}
 	src, err := keyspace.Pin(ctx, j.client, j.s.reader.Prefix, j.s.options(j.client))
@@ -309,12 +309,14 @@ func (j *job) settlePlan(ctx context.Context, p *plan.Plan, judge plan.Judge) er
 	return nil
 }
 
-// wait is the settle time; an interrupt ends it.
-func (inv *invocation) wait(ctx context.Context, d time.Duration) error {
+const seeWhether = "to see whether it stopped"
+
+// wait is the settle time, and what it is for; an interrupt ends it.
+func (inv *invocation) wait(ctx context.Context, d time.Duration, why string) error {
 	if d <= 0 {
 		return ctx.Err()
 	}
-	inv.say("waiting %s to see whether it stopped (--%s)", d, flagSettle)
+	inv.say("waiting %s %s (--%s)", d, why, flagSettle)
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

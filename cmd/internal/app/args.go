@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -183,7 +184,7 @@ func (p *parsed) checkCount() error {
 		return nil
 	}
 	if len(p.args) < c.minArgs || (c.maxArgs >= 0 && len(p.args) > c.maxArgs) {
-		return usage("usage: etcd-rescue "+c.name+" "+c.args, "%s takes %s, got %q", c.name, c.args, p.args)
+		return usage(strings.TrimSpace("usage: etcd-rescue "+c.name+" "+c.args), "%s takes %s, got %q", c.name, cmp.Or(c.args, "no arguments"), p.args)
 	}
 	return nil
 }

@@ -81,19 +81,9 @@ func runDelete(ctx context.Context, inv *invocation) error {
 	if err := inv.checkFormat("table", "json", "yaml"); err != nil {
 		return err
 	}
-	bound, err := inv.maxDeletes()
-	if err == nil {
-		err = inv.checkApproval(true)
-	}
+	bound, overrides, err := inv.checkDelete()
 	if err == nil && inv.Bool(flagExecute) && inv.String(flagPlan) != "" {
 		err = usage("--execute saves its plan beside the archive by itself", "--%s and --execute contradict each other", flagPlan)
-	}
-	if err == nil {
-		_, err = inv.pace()
-	}
-	var overrides filter.Overrides
-	if err == nil {
-		overrides, err = inv.overrides()
 	}
 	if err != nil {
 		return err
@@ -103,27 +93,48 @@ func runDelete(ctx context.Context, inv *invocation) error {
 		return err
 	}
 	defer s.close()
-	d := &deletion{session: s, bound: bound, overrides: overrides}
-	if d.sel, err = s.selection(ctx, inv.args); err != nil {
-		return err
-	}
-	if err := d.checkNarrow(); err != nil {
-		return err
-	}
-	_, _, etcd := s.sourceOf(d.sel)
-	if d.plane, err = s.controlPlane(ctx, etcd); err != nil {
-		return err
-	}
-	if err := d.selectContents(ctx); err != nil {
-		return err
-	}
-	if err := d.openParts(ctx); err != nil {
+	d, err := s.newDeletion(ctx, bound, overrides)
+	if err != nil {
 		return err
 	}
 	if inv.Bool(flagExecute) {
 		return d.execute(ctx)
 	}
 	return d.preview(ctx)
+}
+
+// checkDelete reads the flags that bound a delete, before anything is read.
+func (inv *invocation) checkDelete() (bound int64, overrides filter.Overrides, err error) {
+	if bound, err = inv.maxDeletes(); err == nil {
+		err = inv.checkApproval(true)
+	}
+	if err == nil {
+		_, err = inv.pace()
+	}
+	if err == nil {
+		overrides, err = inv.overrides()
+	}
+	return bound, overrides, err
+}
+
+// newDeletion finds out what the arguments and flags select, and refuses what
+// no delete may do.
+func (s *session) newDeletion(ctx context.Context, bound int64, overrides filter.Overrides) (d *deletion, err error) {
+	d = &deletion{session: s, bound: bound, overrides: overrides}
+	if d.sel, err = s.selection(ctx, s.inv.args); err != nil {
+		return nil, err
+	}
+	if err := d.checkNarrow(); err != nil {
+		return nil, err
+	}
+	_, _, etcd := s.sourceOf(d.sel)
+	if d.plane, err = s.controlPlane(ctx, etcd); err != nil {
+		return nil, err
+	}
+	if err := d.selectContents(ctx); err != nil {
+		return nil, err
+	}
+	return d, d.openParts(ctx)
 }
 
 // checkNarrow refuses a delete that would mean everything of a kind, one in a

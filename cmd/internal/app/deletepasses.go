@@ -12,6 +12,20 @@ import (
 // execute plans, asks, and goes on planning and deleting until nothing is
 // left; then it looks whether it stopped.
 func (d *deletion) execute(ctx context.Context) error {
+	defer d.closeJobs()
+	err := d.run(ctx)
+	if err == nil {
+		err = d.settle(ctx)
+	}
+	d.closeJobs()
+	if !d.begun() && err != nil {
+		return err
+	}
+	return d.conclude(err)
+}
+
+// run plans, asks, and goes on planning and deleting until nothing is left.
+func (d *deletion) run(ctx context.Context) error {
 	for _, p := range d.parts {
 		_, _, etcd := d.sourceFor(p.resource)
 		j, err := d.newJob(ctx, p.resource, d.inv.newRun(), "deleting", d.planeOf(ctx, d.plane, etcd))
@@ -19,27 +33,26 @@ func (d *deletion) execute(ctx context.Context) error {
 			return err
 		}
 		p.job = j
-		defer j.close()
 	}
 	err := d.passes(ctx)
 	for _, p := range d.parts {
 		p.job.report.finished(d.inv.Now())
 	}
-	if err == nil {
-		err = d.settle(ctx)
-	}
+	return err
+}
+
+// closeJobs ends the archives.
+func (d *deletion) closeJobs() {
 	for _, p := range d.parts {
-		p.job.close()
+		if p.job != nil {
+			p.job.close()
+		}
 	}
-	if !d.begun() && err != nil {
-		return err
-	}
-	return d.conclude(err)
 }
 
 func (d *deletion) begun() bool {
 	for _, p := range d.parts {
-		if p.job.report.begun() {
+		if p.job != nil && p.job.report.begun() {
 			return true
 		}
 	}
@@ -220,7 +233,7 @@ func (d *deletion) settle(ctx context.Context) error {
 		return nil
 	}
 	wait := d.inv.Duration(flagSettle)
-	if err := d.inv.wait(ctx, wait); err != nil {
+	if err := d.inv.wait(ctx, wait, seeWhether); err != nil {
 		return err
 	}
 	var sum *plan.Summary

@@ -73,7 +73,7 @@ func partial(hint, format string, args ...any) error {
 var errSomething = errors.New("there is something to do")
 
 // noLeaderHint is for reads that need a leader and got no answer.
-const noLeaderHint = "etcd may have lost its quorum, or be overloaded: look at etcdctl endpoint status and its logs. To read what one member still holds, which may be old, try --" + flagConsistency + " s"
+const noLeaderHint = "etcd may have lost its quorum, or be overloaded: look at status and at its logs. To read what one member still holds, which may be old, try --" + flagConsistency + " s"
 
 // explain finds the exit code and the hint of an error.
 func explain(err error) (code int, hint string) {
@@ -138,9 +138,9 @@ func explainFiles(err error) (code int, hint string, ok bool) {
 	case errors.Is(err, apply.ErrDenied):
 		return exitConnect, "use a user or certificate that may read and write below the prefix", true
 	case errors.Is(err, apply.ErrNoSpace):
-		return exitFailed, "make room first (compact, defragment each member, disarm the alarm), then carry on with the command above", true
+		return exitFailed, "make room first (etcd-rescue reclaim), then carry on with the command above", true
 	case errors.Is(err, apply.ErrOldNoSpace):
-		return exitFailed, "stop the API servers, compact and defragment first; or delete without the guard, one at a time, with --unsafe-unguarded and the number of objects", true
+		return exitFailed, "make room first (etcd-rescue reclaim without a selection); or delete without the guard, one at a time, with --unsafe-unguarded and the number of objects", true
 	case errors.Is(err, apply.ErrSilent):
 		return exitFailed, "look at etcd first (status of its members, its disk, its logs); once it answers, carry on with the command above", true
 	}

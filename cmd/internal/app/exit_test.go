@@ -102,6 +102,22 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+// TestHelpFits: the help of all, and of a group, fits in 80 columns too.
+func TestHelpFits(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	s := term.Streams{Out: &out, OutWidth: 80}
+	printHelp(s, shownCommands(commandTree()))
+	for group := range groupSummaries() {
+		printGroupHelp(s, shownCommands(commandTree()), group)
+	}
+	for line := range strings.Lines(out.String()) {
+		if n := len([]rune(line)); n > 81 {
+			t.Errorf("a line of %d columns: %s", n, line)
+		}
+	}
+}
+
 // TestHelpShowsEveryFlag: each flag of a command stands in its help, once, and
 // all of it fits in 80 columns.
 func TestHelpShowsEveryFlag(t *testing.T) {

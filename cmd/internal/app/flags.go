@@ -34,6 +34,9 @@ const (
 	flagDialTimeout     = "dial-timeout"
 	flagCommandTimeout  = "command-timeout"
 	flagPrefix          = "etcd-prefix"
+	flagAllMembers      = "cluster"
+	flagDiscoverySRV    = "discovery-srv"
+	flagDiscoveryName   = "discovery-srv-name"
 	flagFrom            = "from"
 	flagNow             = "now"
 	flagEncryption      = "encryption-config"
@@ -106,6 +109,9 @@ func connectionFlags() []cli.Flag {
 	}
 	return []cli.Flag{
 		str(flagEndpoints, "comma-separated `URLS` of etcd"),
+		&cli.BoolFlag{Name: flagAllMembers, Usage: "use all members of the etcd, as the first that answers lists them", Category: catConnection},
+		str(flagDiscoverySRV, "`DOMAIN` whose DNS records (SRV of _etcd-client-ssl and _etcd-client) name the endpoints"),
+		str(flagDiscoveryName, "`NAME` after the service of those records, for one of several clusters"),
 		str(flagEventsEndpoints, "`URLS` of the etcd that holds events, if they have their own"),
 		str(flagCACert, "`FILE` with the CA that signed etcd's certificate"),
 		str(flagCert, "`FILE` with the client certificate"),
@@ -237,7 +243,8 @@ func (inv *invocation) settings() connect.Settings {
 		User: inv.String(flagUser), PasswordFile: inv.String(flagPasswordFile),
 		InsecureSkipVerify: inv.Bool(flagInsecureSkip),
 		DialTimeout:        inv.Duration(flagDialTimeout), CommandTimeout: inv.Duration(flagCommandTimeout),
-		Prefix: inv.String(flagPrefix),
+		Prefix: inv.String(flagPrefix), Cluster: inv.Bool(flagAllMembers),
+		DiscoverySRV: inv.String(flagDiscoverySRV), DiscoverySRVName: inv.String(flagDiscoveryName),
 	}
 }
 
@@ -245,7 +252,7 @@ func (inv *invocation) settings() connect.Settings {
 // commands that a report tells the operator to run. The password is left out.
 func (inv *invocation) connectionWords() string {
 	var words []string
-	for _, name := range []string{flagEndpoints, flagEventsEndpoints, flagCACert, flagCert, flagKeyFile, flagPasswordFile, flagPrefix, flagEncryption} {
+	for _, name := range []string{flagEndpoints, flagDiscoverySRV, flagDiscoveryName, flagEventsEndpoints, flagCACert, flagCert, flagKeyFile, flagPasswordFile, flagPrefix, flagEncryption} {
 		if v := inv.String(name); v != "" {
 			words = append(words, "--"+name, quoteWord(v))
 		}
@@ -253,8 +260,10 @@ func (inv *invocation) connectionWords() string {
 	if user, _, _ := strings.Cut(inv.String(flagUser), ":"); user != "" {
 		words = append(words, "--"+flagUser, quoteWord(user))
 	}
-	if inv.Bool(flagInsecureSkip) {
-		words = append(words, "--"+flagInsecureSkip)
+	for _, name := range []string{flagInsecureSkip, flagAllMembers} {
+		if inv.Bool(name) {
+			words = append(words, "--"+name)
+		}
 	}
 	if len(words) == 0 {
 		return ""

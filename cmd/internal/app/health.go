@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
@@ -13,10 +13,14 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-rescue/etcd-rescue/cmd/internal/connect"
+	etcdmembers "github.com/etcd-rescue/etcd-rescue/snapshots/members"
 )
 
-// makeRoom is the way out of NOSPACE, for as long as it takes hands.
-const makeRoom = "make room first: etcdctl compact REVISION, etcdctl defrag for one member after the other, etcdctl alarm disarm; or delete what fills it, with delete, which works all the same"
+// makeRoom is the way out of NOSPACE.
+const makeRoom = "make room first: etcd-rescue reclaim, which compacts, defragments one member after the other and takes the alarm back; given a selection, it deletes what fills etcd before that"
+
+// corruptHint is what to do about CORRUPT.
+const corruptHint = "find out which member is right before anything is changed: stop the apiservers, compare the members (etcdctl endpoint hashkv --cluster), replace the bad ones from a good one or from a snapshot"
 
 // health is what the members of an etcd say of themselves before it is
 // changed.
@@ -71,36 +75,22 @@ func (h *health) add(endpoint string, status *clientv3.StatusResponse) {
 		h.leaderless = append(h.leaderless, endpoint)
 	}
 	for _, text := range status.Errors {
-		member, alarm := parseAlarm(text)
+		alarm, _ := etcdmembers.ParseAlarm(text)
 		list := &h.corrupt
-		switch alarm {
+		switch alarm.Type {
 		case etcdserverpb.AlarmType_CORRUPT.String():
 		case etcdserverpb.AlarmType_NOSPACE.String():
 			list = &h.noSpace
 		default:
 			continue
 		}
-		if !slices.Contains(*list, member) {
+		if member := strconv.FormatUint(alarm.Member, 10); !slices.Contains(*list, member) {
 			*list = append(*list, member)
 		}
 	}
 	if refusesDeletes(status.Version) {
 		h.refusing = status.Version
 	}
-}
-
-// parseAlarm reads an alarm as Status prints it: "memberID:1 alarm:NOSPACE",
-// with any number of blanks (api/etcdserverpb).
-func parseAlarm(text string) (member, alarm string) {
-	for _, word := range strings.Fields(text) {
-		switch name, value, _ := strings.Cut(word, ":"); name {
-		case "memberID":
-			member = value
-		case "alarm":
-			alarm = value
-		}
-	}
-	return member, alarm
 }
 
 // refusesDeletes tells the releases that refuse every transaction under
@@ -132,8 +122,7 @@ func (h *health) frozen() string {
 func (h *health) check(puts bool, n, unguarded int64) error {
 	switch {
 	case len(h.corrupt) > 0:
-		return refuse("find out which member is right before anything is changed: stop the apiservers, compare the members (etcdctl endpoint hashkv --cluster), replace the bad ones from a good one or from a snapshot",
-			"etcd has raised the alarm CORRUPT (member %s): its members disagree, and it takes no changes", joinWords(h.corrupt))
+		return refuse(corruptHint, "etcd has raised the alarm CORRUPT (member %s): its members disagree, and it takes no changes", joinWords(h.corrupt))
 	case h.answered > 0 && len(h.leaderless) == h.answered:
 		return refuse("bring a majority of the members back first", "etcd has no leader (%s), so that it takes no changes", joinWords(h.leaderless))
 	case len(h.noSpace) == 0:
@@ -143,7 +132,7 @@ func (h *health) check(puts bool, n, unguarded int64) error {
 	case h.refusing == "":
 		return nil
 	case unguarded == 0:
-		return refuse(fmt.Sprintf("make room first (etcdctl compact, defrag, alarm disarm), or delete each by a fresh look and a plain delete: --%s %d", flagUnsafeUnguarded, n),
+		return refuse(fmt.Sprintf("make room first (etcd-rescue reclaim), or delete each by a fresh look and a plain delete: --%s %d", flagUnsafeUnguarded, n),
 			"etcd has raised the alarm NOSPACE, and its release %s then refuses guarded deletes as well", h.refusing)
 	case unguarded < n:
 		return refuse("look at the preview again; if the number is right, raise it", "--%s allows %s, and there are %s", flagUnsafeUnguarded, objects(unguarded), objects(n))
@@ -162,9 +151,9 @@ func (h *health) notes(puts bool) []string {
 	case puts:
 		notes = append(notes, "etcd has raised the alarm NOSPACE, so that it takes no puts: "+makeRoom)
 	case h.refusing != "":
-		notes = append(notes, fmt.Sprintf("etcd has raised the alarm NOSPACE, and its release %s then refuses guarded deletes as well: --%s COUNT, or room first", h.refusing, flagUnsafeUnguarded))
+		notes = append(notes, fmt.Sprintf("etcd has raised the alarm NOSPACE, and its release %s then refuses guarded deletes as well: --%s COUNT, or room first (etcd-rescue reclaim without a selection)", h.refusing, flagUnsafeUnguarded))
 	default:
-		notes = append(notes, "etcd has raised the alarm NOSPACE: deletes work, but give no room back before compaction and defragmentation")
+		notes = append(notes, "etcd has raised the alarm NOSPACE: deletes work, but give no room back before compaction and defragmentation: etcd-rescue reclaim with the same selection does all of it")
 	}
 	return notes
 }

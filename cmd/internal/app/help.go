@@ -25,7 +25,7 @@ func printHelp(s term.Streams, commands []*command) {
 		fmt.Fprintf(w, "%s%-10s %s\n", helpIndent, word, summaryOf(commands, word))
 	}
 	fmt.Fprintf(w, "\nBegin with:\n")
-	for _, e := range []string{"etcd-rescue drill runaway-job", "etcd-rescue count", "etcd-rescue delete pods -n NAMESPACE --owner job/NAME"} {
+	for _, e := range []string{"etcd-rescue drill runaway-job", "etcd-rescue status", "etcd-rescue count", "etcd-rescue delete pods -n NAMESPACE --owner job/NAME"} {
 		fmt.Fprintf(w, "%s%s\n", helpIndent, e)
 	}
 	fmt.Fprintf(w, "\nHelp on one of them, with its flags: etcd-rescue COMMAND --help\n")

@@ -28,6 +28,7 @@ const (
 // data. After a SIGKILL, archive and etcd together hold every object byte for
 // byte, and the saved plan, or without one the same command, finishes.
 func TestKillMinusNine(t *testing.T) {
+	long(t)
 	t.Parallel()
 	seed := *killSeed
 	if seed == 0 {

@@ -67,6 +67,18 @@ func (inv *invocation) document(doc map[string]any) error {
 
 func (inv *invocation) table() *term.Table { return term.NewTable(inv.Streams.Out, inv.Streams.OutTTY) }
 
+// fit lets one column of a table give way to the width of the terminal that it
+// is written to; elsewhere everything stays whole.
+func (inv *invocation) fit(t *term.Table, w writer, cutting int) {
+	tty := inv.Streams.OutTTY
+	if w.Writer == inv.Streams.Err {
+		tty = inv.Streams.ErrTTY
+	}
+	if tty {
+		t.Fit(w.columns, cutting)
+	}
+}
+
 // number and size are for tables: for people on a terminal, for programs
 // elsewhere.
 func (inv *invocation) number(n int64) string {

@@ -91,7 +91,8 @@ func (w *watching) draw(report func(rows int) error) error {
 	}
 	lines := strings.SplitAfter(notes.String(), "\n")
 	said := strings.Join(lines[:min(most, len(lines))], "")
-	head := fmt.Sprintf("top %s, %s, Ctrl-C ends it\n", w.inv.args[0], w.inv.Now().UTC().Format(time.RFC3339))
+	what := append([]string{w.inv.command.name}, w.inv.args[:min(1, len(w.inv.args))]...)
+	head := fmt.Sprintf("%s, %s, Ctrl-C ends it\n", strings.Join(what, " "), w.inv.Now().UTC().Format(time.RFC3339))
 	if showing := w.refresh.Show(head + said + "\n" + out.String()); showing != nil {
 		return showing
 	}

@@ -19,7 +19,7 @@ import (
 func resourcesCommand() *command {
 	return &command{
 		name: "resources", maxArgs: 0,
-		summary: "list what kinds of objects are stored, and what is stored but unknown",
+		summary: "list which kinds of objects are stored, and what else is",
 		about: "Lists every resource of which objects are stored: built-in ones, custom ones by their definitions, and those that only the stored " +
 			"objects tell of, because this build is older or the definition is gone. Values that cannot be decoded, objects whose metadata disagrees " +
 			"with their key and keys that are no object's are named. Reads every value once. Nothing is changed.",

@@ -170,7 +170,7 @@ func (s *session) connect(ctx context.Context) error {
 }
 
 func (s *session) dial(ctx context.Context, settings connect.Settings, endpoints []string) (*connect.Conn, keyspace.Historian, error) {
-	conn, err := connect.Dial(ctx, settings, endpoints, s.log)
+	conn, err := connect.DialAll(ctx, settings, endpoints, s.log)
 	if err != nil {
 		return nil, nil, settingFailure(err)
 	}

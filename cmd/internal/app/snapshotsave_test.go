@@ -28,6 +28,7 @@ var snapshotKills = flag.Int("snapshot.kills", 8, "how often TestSnapshotKilled 
 // TestSnapshotKilled: whenever a save is killed, a file that looks finished is
 // a sound snapshot.
 func TestSnapshotKilled(t *testing.T) {
+	long(t)
 	t.Parallel()
 	seed := *killSeed
 	if seed == 0 {

@@ -30,7 +30,7 @@ func (r *restoring) notes() []string {
 		notes = append(notes, "etcd "+v+" wrote it: start that release on it, or a newer one")
 	}
 	if len(res.Alarms) > 0 {
-		notes = append(notes, fmt.Sprintf("the snapshot brings along the alarm %s, as it was when it was taken: etcdctl alarm disarm, once etcd runs", joinWords(res.Alarms)))
+		notes = append(notes, fmt.Sprintf("the snapshot brings along the alarm %s, as it was when it was taken: etcd-rescue disarm, once etcd runs", joinWords(res.Alarms)))
 	}
 	if r.kubernetes && !r.opt.MarkCompacted {
 		notes = append(notes, "revisions are taken back. Restart everything that has ever watched this cluster, on every node, before anything is written")

@@ -97,11 +97,11 @@ func (h *hotKeys) silent() bool {
 func (h *hotKeys) verdict() error {
 	switch {
 	case h.silent():
-		return partial("look at etcd (etcdctl endpoint status), then run it again", "writes may be missing from these figures")
+		return partial("look at etcd (status), then run it again", "writes may be missing from these figures")
 	case h.lost == nil:
 		return nil
 	}
-	return partial("look at etcd (etcdctl endpoint status), then run it again; what is shown was written before",
+	return partial("look at etcd (status), then run it again; what is shown was written before",
 		"after %s %w", term.Duration(h.sample.Took()), h.lost)
 }
 
