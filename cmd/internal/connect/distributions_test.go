@@ -148,8 +148,9 @@ func kubeadmDistributions() []distribution {
 
 func rancherDistributions() []distribution {
 	var out []distribution
-	for _, name := range []string{"k3s", "rke2"} {
-		server := "/var/lib/rancher/" + name + "/server"
+	for _, where := range [][2]string{{"k3s", "/var/lib/rancher/k3s"}, {"rke2", "/var/lib/rancher/rke2"}, {"k3s", "/srv/k3s"}, {"rke2", "/data/rke2"}} {
+		name, dir := where[0], where[1]
+		server := dir + "/server"
 		tls := server + "/tls/etcd"
 		base := facts{
 			Endpoints: []string{"https://127.0.0.1:2379"}, CACert: "ROOT" + tls + "/server-ca.crt", Cert: "ROOT" + tls + "/client.crt", Key: "ROOT" + tls + "/client.key",
@@ -158,6 +159,9 @@ func rancherDistributions() []distribution {
 			Used: name + "'s certificates", ExtraCertificatesOf: []string{"ROOT" + tls + "/peer-ca.crt", "ROOT" + tls + "/peer-server-client.crt", "ROOT" + tls + "/server-client.crt"},
 		}
 		setup := func(n *node) {
+			if !strings.HasPrefix(dir, "/var/lib") {
+				n.write("/etc/rancher/"+name+"/config.yaml", "cluster-init: true\ndata-dir: "+dir+"/\n")
+			}
 			n.pki(tls+"/server-ca.crt", tls+"/client.crt", tls+"/client.key")
 			n.pki(tls+"/peer-ca.crt", tls+"/server-client.crt", tls+"/server-client.key")
 			n.pki(tls+"/peer-ca.crt", tls+"/peer-server-client.crt", tls+"/peer-server-client.key")
@@ -167,17 +171,17 @@ func rancherDistributions() []distribution {
 				"listen-client-urls: https://127.0.0.1:2379,https://10.0.0.1:2379\nlisten-metrics-urls: http://127.0.0.1:2381\nname: cp-1-933c287a\n"+
 				"peer-transport-security:\n  cert-file: "+tls+"/peer-server-client.crt\n  trusted-ca-file: "+tls+"/peer-ca.crt\n")
 		}
-		out = append(out, distribution{name, setup, base}, distribution{name + ", once with a database", func(n *node) {
+		out = append(out, distribution{name + " in " + dir, setup, base}, distribution{name + " in " + dir + ", once with a database", func(n *node) {
 			setup(n)
 			n.write(server+"/kine.sock", "")
 		}, base})
 		if name == "rke2" {
 			running := base
-			pods := "/var/lib/rancher/rke2/agent/pod-manifests/"
+			pods := dir + "/agent/pod-manifests/"
 			running.Why = "etcd https://127.0.0.1:2379 (from ROOT" + pods + "kube-apiserver.yaml)"
 			running.Used, running.Others = "static pod of kube-apiserver", []string{"static pod of etcd", "rke2's certificates"}
 			running.NotUsedBecause = "static pod of kube-apiserver comes first"
-			out = append(out, distribution{"rke2, its static pods", func(n *node) {
+			out = append(out, distribution{"rke2 in " + dir + ", its static pods", func(n *node) {
 				setup(n)
 				n.pod(pods+"kube-apiserver.yaml", serverArgv("https://127.0.0.1:2379", tls+"/server-ca.crt", tls+"/client.crt", tls+"/client.key",
 					"--encryption-provider-config="+server+"/cred/encryption-config.json"),

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"sigs.k8s.io/yaml"
 )
 
 // Where kubeadm keeps certificates. See
@@ -67,8 +69,8 @@ func pemPairs(names ...string) []pairPattern {
 
 // layouts are all that are known, in the order in which they are tried. Where
 // distributions keep what is documented in docs/connect.md.
-func layouts() []layout {
-	return slices.Concat(kubeadmLayouts(), rancherLayouts(), otherLayouts())
+func (l *lookout) layouts() []layout {
+	return slices.Concat(kubeadmLayouts(), l.rancherLayouts(), otherLayouts())
 }
 
 func kubeadmLayouts() []layout {
@@ -80,10 +82,26 @@ func kubeadmLayouts() []layout {
 	}
 }
 
-func rancherLayouts() []layout {
+// rancher is the data directory of k3s or rke2: what its configuration says, or
+// the usual one. See https://docs.k3s.io/installation/configuration and
+// https://docs.k3s.io/cli/server (--data-dir).
+func (l *lookout) rancher(name string) string {
+	var config struct {
+		DataDir string `json:"data-dir"`
+	}
+	if b, err := readFile(l.path("/etc/rancher/"+name+"/config.yaml"), maxManifest); err == nil {
+		_ = yaml.Unmarshal(b, &config) // what cannot be read does not start either
+	}
+	if path.IsAbs(config.DataDir) {
+		return path.Clean(config.DataDir)
+	}
+	return "/var/lib/rancher/" + name
+}
+
+func (l *lookout) rancherLayouts() []layout {
 	var out []layout
 	for _, name := range []string{"k3s", "rke2"} {
-		server := "/var/lib/rancher/" + name + "/server"
+		server := l.rancher(name) + "/server"
 		out = append(out, layout{
 			name: name + "'s certificates", dir: server + "/tls/etcd", needs: server + "/db/etcd",
 			cas: []string{"server-ca.crt"}, pairs: crt("client", "server-client"),
@@ -158,7 +176,7 @@ func (l *lookout) glob(patterns ...string) []string {
 func (l *lookout) look() []*Candidate {
 	running := l.processes()
 	out := slices.Concat(l.serverPods(), l.serverProcesses(running), l.etcdPods(), l.etcdProcesses(running))
-	for _, y := range layouts() {
+	for _, y := range l.layouts() {
 		if c := l.layout(y); c != nil {
 			out = append(out, c)
 		}

@@ -21,19 +21,19 @@ const manifestPath = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 
 // serverManifests are where distributions keep the static pod of
 // kube-apiserver: kubeadm, kind, minikube and kubespray; kops; OpenShift; rke2.
-func serverManifests() []string {
+func (l *lookout) serverManifests() []string {
 	return []string{
 		manifestPath,
 		"/etc/kubernetes/manifests/kube-apiserver.manifest",
 		"/etc/kubernetes/manifests/kube-apiserver-pod.yaml",
-		"/var/lib/rancher/rke2/agent/pod-manifests/kube-apiserver.yaml",
+		l.rancher("rke2") + "/agent/pod-manifests/kube-apiserver.yaml",
 	}
 }
 
 // etcdManifests are patterns of where static pods of etcd, or of what runs it,
 // are kept.
-func etcdManifests() []string {
-	return []string{"/etc/kubernetes/manifests/*etcd*", "/var/lib/rancher/rke2/agent/pod-manifests/*etcd*"}
+func (l *lookout) etcdManifests() []string {
+	return []string{"/etc/kubernetes/manifests/*etcd*", l.rancher("rke2") + "/agent/pod-manifests/*etcd*"}
 }
 
 // staticPod holds the few fields of a Pod that are read here. The whole type
@@ -135,7 +135,7 @@ func (l *lookout) on(pod *staticPod, c *container) pathOn {
 // serverPods looks for static pods of kube-apiserver.
 func (l *lookout) serverPods() []*Candidate {
 	var out []*Candidate
-	for _, p := range serverManifests() {
+	for _, p := range l.serverManifests() {
 		file := l.path(p)
 		c := &Candidate{Name: "static pod of kube-apiserver", From: file, rank: rankServerPod}
 		pod, err := readPod(file)
@@ -200,7 +200,7 @@ func openshiftFlags(config string, host pathOn, flags flagValues) error {
 // etcdPods looks for static pods of etcd.
 func (l *lookout) etcdPods() []*Candidate {
 	var out []*Candidate
-	for _, file := range l.glob(etcdManifests()...) {
+	for _, file := range l.glob(l.etcdManifests()...) {
 		switch filepath.Ext(file) {
 		case ".yaml", ".yml", ".json", ".manifest":
 		default:
