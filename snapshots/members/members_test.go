@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -204,8 +205,11 @@ func TestCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// One endpoint is enough to find all of them.
+	// One endpoint is enough to find all of them. Their storage version follows some seconds after the start.
 	all := mustList(t, client, c.Endpoints()[0])
+	for slices.ContainsFunc(all, func(m Member) bool { return m.StorageVersion == "" }) {
+		all = mustList(t, client, c.Endpoints()[0])
+	}
 	if len(all) != 3 {
 		t.Fatalf("%d members, want 3", len(all))
 	}

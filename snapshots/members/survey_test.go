@@ -113,6 +113,9 @@ func TestSurvey(t *testing.T) {
 		}
 	}
 	r := surveyUntil(t, opt)
+	for slices.ContainsFunc(r.Members, func(m Surveyed) bool { return m.StorageVersion == "" }) {
+		r = surveyUntil(t, opt) // it follows some seconds after the start
+	}
 	checkHealthy(t, r, c, leader)
 	if stores.Load() == 0 {
 		t.Error("the store was not read")
