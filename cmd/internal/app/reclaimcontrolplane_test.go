@@ -62,7 +62,7 @@ func (k *kubernetes) write(name string) error {
 
 func reclaimArgs() []string {
 	return []string{"reclaim", "pods", "-n", incidentNamespace, "--owner", "job/" + incidentJob, "--with-owners",
-		"--execute", "--yes", "--max-deletes", strconv.Itoa(2 * reclaimPods())}
+		"--execute", "--yes", "--settle", "3s", "--max-deletes", strconv.Itoa(2 * reclaimPods())}
 }
 
 // TestControlPlaneReclaim: a Job's pods have filled etcd, and kube-apiserver takes no writes; one command ends it while

@@ -279,6 +279,7 @@ func (s shell) saved(args ...string) saidSaved {
 // TestSnapshotOfCluster: a follower is taken, one that hangs makes nobody
 // wait, and the last one alive still gives a snapshot, which is marked.
 func TestSnapshotOfCluster(t *testing.T) {
+	long(t)
 	t.Parallel()
 	path, err := tests.incident()
 	if err != nil {
