@@ -17,6 +17,11 @@ func TestReclaimAsks(t *testing.T) {
 	args := []string{"reclaim", "pods", "-n", "ops-tools", "--with-owners", "--execute", "--settle", "0", "--rate", "max"}
 	y := sh.onTerminal(args...)
 	y.expect("Type 13 to delete these 13 objects: ")
+	for _, text := range []string{"What fills this etcd", ", 12 pods"} {
+		if !strings.Contains(y.screen, text) {
+			t.Errorf("before the question there is no %q:\n%s", text, y.screen)
+		}
+	}
 	if r := y.answer("1\n"); r.code != exitRefused || r.out != "" || unchanged(before, s.mustContents(t)) != "" {
 		t.Errorf("exit code %d:\n%s%s", r.code, r.out, r.errOut)
 	}

@@ -22,6 +22,9 @@ func (r *reclaiming) execute(ctx context.Context) error {
 }
 
 func (r *reclaiming) run(ctx context.Context) error {
+	if err := r.showFills(ctx); err != nil {
+		return err
+	}
 	if err := r.deleteStep(ctx); err != nil {
 		return err
 	}
@@ -35,6 +38,19 @@ func (r *reclaiming) run(ctx context.Context) error {
 		return err
 	}
 	return r.disarmStep(ctx)
+}
+
+// showFills is for whoever is asked next. With --yes nobody is, and reading the
+// whole registry is spared.
+func (r *reclaiming) showFills(ctx context.Context) (err error) {
+	if r.inv.Bool(flagYes) {
+		return nil
+	}
+	if r.fill, err = r.fills(ctx); err != nil {
+		return err
+	}
+	r.writeFills(writer{r.inv.Streams.Err, width(r.inv.Streams.ErrWidth)})
+	return nil
 }
 
 // deleteStep deletes as delete does, and ends it all if that did not do what it

@@ -22,10 +22,7 @@ func (r *reclaiming) showPreview(pv *preview) error {
 		return inv.document(doc)
 	}
 	w := writer{inv.Streams.Out, width(inv.Streams.OutWidth)}
-	w.line("What fills this etcd")
-	r.sizes(w)
-	r.fill.write(w)
-	w.line("")
+	r.writeFills(w)
 	if pv != nil {
 		pv.write(w, w.columns)
 	}
@@ -33,6 +30,14 @@ func (r *reclaiming) showPreview(pv *preview) error {
 	w.line("")
 	w.line("Nothing was changed. Add --execute to do it.")
 	return nil
+}
+
+// writeFills says how full etcd is, and of what.
+func (r *reclaiming) writeFills(w writer) {
+	w.line("What fills this etcd")
+	r.sizes(w)
+	r.fill.write(w)
+	w.line("")
 }
 
 func (f *filling) write(w writer) {
