@@ -30,8 +30,8 @@ func reclaimCommand() *command {
 		examples: []string{
 			"etcd-rescue reclaim",
 			"etcd-rescue reclaim --execute",
-			"etcd-rescue reclaim pods -n a --owner job/nightly --with-owners --execute",
-			"etcd-rescue reclaim events -A --execute --yes --max-deletes 90000",
+			"etcd-rescue reclaim pods -n reports --owner job/nightly \\\n    --with-owners --execute",
+			"etcd-rescue reclaim events -A --older-than 1h \\\n    --execute --yes --max-deletes 200000",
 		},
 		flags: slices.Concat(memberApproval("do it"), []cli.Flag{
 			maxDeletesFlag(),

@@ -365,3 +365,33 @@ func TestReclaimInterrupted(t *testing.T) {
 		t.Errorf("it was compacted: %v", err)
 	}
 }
+
+// TestExamplesSelect: what the help of delete and reclaim shows is a selection that they take; what it names need not be
+// there.
+func TestExamplesSelect(t *testing.T) {
+	long(t)
+	t.Parallel()
+	s := startRunaway(t, 12)
+	before := s.mustContents(t)
+	sh := newShell(t, s)
+	for _, c := range []*command{deleteCommand(), reclaimCommand()} {
+		for _, example := range c.examples {
+			var line []string
+			for _, word := range shellWords(example)[1:] {
+				if word != "--execute" && word != "--yes" {
+					line = append(line, word)
+				}
+			}
+			p := sh.command(line...)
+			if err := p.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if r := sh.finish(p); r.code == exitUsage || r.code == exitFailed {
+				t.Errorf("%s: exit code %d\n%s", example, r.code, r.errOut)
+			}
+		}
+	}
+	if diff := unchanged(before, s.mustContents(t)); diff != "" {
+		t.Error(diff)
+	}
+}
